@@ -1,0 +1,170 @@
+"""`python -m kit`: every command of the vendor's side; one line on stderr and an exit code for anything wrong."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from kit import __version__, doctor, image, keys, plan, progress, record, run, seal
+from kit import report as reports
+from kit.errors import FAILED, KitError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with errors of one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise KitError(message, next_step=f"see {self.prog} --help")
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="python -m kit", description="Run, record and seal benchmarks of AI accelerators; see also: python -m verify")
+    parser.add_argument("--version", action="version", version=f"chipassay {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    for add in (_add_run, _add_seal, _add_keygen, _add_doctor, _add_image, _add_report):
+        add(commands)
+    return parser
+
+
+def _add_run(commands: Any) -> None:
+    sub = commands.add_parser("run", help="run a plan, seal it, and show the scores that verify computes")
+    sub.add_argument("--plan", default=run.DEFAULT_PLAN, help="shipped plan or a TOML file (default: %(default)s)")
+    sub.add_argument("--chip", default=run.DEFAULT_CHIP, help="folder below images/ (default: %(default)s)")
+    sub.add_argument("--suite", nargs="+", action="extend", default=[], metavar="S", help="only these suites")
+    sub.add_argument("--case", metavar="GLOB", help="only cases whose id fits")
+    sub.add_argument("--section", choices=plan.SECTIONS, help="only this section of the report")
+    sub.add_argument("--isolation", choices=("auto", "container", "none"), default="auto", help="where cases run (default: %(default)s)")
+    sub.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where run directories go (default: %(default)s)")
+    sub.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run: cases that are done are kept")
+    sub.add_argument("--key", type=Path, metavar="PEM", help="Ed25519 key that signs (default: your own, made on first use)")
+    sub.add_argument("--dry-run", action="store_true", help="print cases, image, command lines and estimates; do nothing")
+    sub.add_argument("--json", action="store_true", help="print one JSON object on stdout instead of tables")
+    sub.set_defaults(act=_run)
+
+
+def _add_seal(commands: Any) -> None:
+    sub = commands.add_parser("seal", help="seal a run as it is, e.g. after an interruption")
+    sub.add_argument("run", type=Path, metavar="RUN")
+    sub.add_argument("--key", type=Path, metavar="PEM", help="Ed25519 key that signs (default: your own)")
+    sub.set_defaults(act=_seal)
+
+
+def _add_keygen(commands: Any) -> None:
+    sub = commands.add_parser("keygen", help="make an Ed25519 key pair in DIR")
+    sub.add_argument("folder", type=Path, metavar="DIR")
+    sub.set_defaults(act=_keygen)
+
+
+def _add_doctor(commands: Any) -> None:
+    sub = commands.add_parser("doctor", help="what this machine has, what is missing, and the next step")
+    sub.add_argument("--json", action="store_true", help="print one JSON object")
+    sub.set_defaults(act=_doctor)
+
+
+def _add_image(commands: Any) -> None:
+    sub = commands.add_parser("image", help="lock, wheelhouse, build, verify, pin, export or import a chip's image")
+    sub.add_argument("action", choices=image.ACTIONS)
+    sub.add_argument("chip", metavar="CHIP", help="folder below images/")
+    sub.add_argument("path", nargs="?", type=Path, metavar="FILE", help="tar file of export and import")
+    sub.set_defaults(act=_image)
+
+
+def _add_report(commands: Any) -> None:
+    sub = commands.add_parser("report", help="write the score table of a result as Markdown, in English and Chinese")
+    sub.add_argument("result", type=Path, metavar="RESULT.json")
+    sub.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="where the pages go (default: %(default)s)")
+    sub.set_defaults(act=_report)
+
+
+def _options(args: argparse.Namespace) -> run.Options:
+    return run.Options(plan=args.plan, chip=args.chip, suites=tuple(args.suite), case=args.case, section=args.section,
+                       isolation=args.isolation, out=args.out, resume=args.resume or _shared_run(args.out), key=args.key)
+
+
+def _pointer(out: Path) -> Path:
+    return out / ".invocation.json"
+
+
+def _shared_run(out: Path) -> Path | None:
+    """The run that an earlier session of this nox invocation opened (docs/decisions/0004)."""
+    token = os.environ.get("CHIPASSAY_INVOCATION")
+    try:
+        known = json.loads(_pointer(out).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    shared = Path(known["run"])
+    return shared if token and known["token"] == token and shared.is_dir() else None
+
+
+def _share_run(out: Path, path: Path) -> None:
+    if token := os.environ.get("CHIPASSAY_INVOCATION"):
+        _pointer(out).write_text(json.dumps({"token": token, "run": str(path)}), encoding="utf-8")
+
+
+def _run(args: argparse.Namespace) -> int:
+    options = _options(args)
+    if args.dry_run:
+        return reports.print_dry_run(run.dry_run(options), as_json=args.json)
+    show = progress.make()
+    path = run.execute(options, show, opened=lambda made: _share_run(options.out, made))
+    return reports.show_scores(path, run.result_path(path), as_json=args.json)
+
+
+def _seal(args: argparse.Namespace) -> int:
+    path = run.check_run(args.run)
+    key = keys.load(args.key)
+    log = record.RunLog(path, key)
+    try:
+        run.end_open_attempts(log)
+        seal.unseal(path)
+        seal.seal(path, plan.from_run(path / "evidence/plan.json"), log, key)
+    finally:
+        log.close()
+    return reports.show_scores(path, run.result_path(path), as_json=False)
+
+
+def _keygen(args: argparse.Namespace) -> int:
+    print(keys.generate(args.folder))
+    return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    return doctor.show(as_json=args.json)
+
+
+def _image(args: argparse.Namespace) -> int:
+    return image.act(args.action, args.chip, args.path)
+
+
+def _report(args: argparse.Namespace) -> int:
+    for page in reports.write(args.result, args.out):
+        print(page)
+    return 0
+
+
+def _raise_interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code of design.md section 6."""
+    signal.signal(signal.SIGTERM, _raise_interrupt)
+    try:
+        args = _parser().parse_args(argv)
+        act: Callable[[argparse.Namespace], int] = args.act
+        return act(args)
+    except KitError as error:
+        print(f"kit: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("kit: interrupted", file=sys.stderr)
+        return FAILED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED

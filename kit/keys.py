@@ -1,0 +1,78 @@
+"""The vendor's Ed25519 key: a PKCS#8 PEM file of mode 0600 under the user's configuration folder, never in the tree."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from kit.errors import ENVIRONMENT, KitError
+
+KEY_NAME = "vendor.key.pem"
+PUBLIC_NAME = "vendor.pub.pem"
+
+
+def config_folder() -> Path:
+    """$CHIPASSAY_CONFIG, else chipassay under $XDG_CONFIG_HOME or ~/.config."""
+    if own := os.environ.get("CHIPASSAY_CONFIG"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "chipassay"
+
+
+def public_pem(key: Ed25519PrivateKey) -> bytes:
+    """SPKI PEM of the public half, as openssl reads it."""
+    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def generate(folder: Path) -> Path:
+    """Make a key pair in `folder`; an existing key is never overwritten."""
+    path = folder / KEY_NAME
+    key = Ed25519PrivateKey.generate()
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError as error:
+        raise KitError("a key exists already", where=str(path), next_step="choose another folder") from error
+    except OSError as error:
+        raise KitError("key cannot be written", where=str(path), why=error.strerror or "", exit_code=ENVIRONMENT) from error
+    with os.fdopen(handle, "wb") as file:
+        file.write(pem)
+        file.flush()
+        os.fsync(file.fileno())
+    (folder / PUBLIC_NAME).write_bytes(public_pem(key))
+    return path
+
+
+def load(path: Path | None) -> Ed25519PrivateKey:
+    """The key at `path`, or the user's own, made on first use."""
+    chosen = path or config_folder() / KEY_NAME
+    if path is None and not chosen.exists():
+        generate(chosen.parent)
+    try:
+        mode = stat.S_IMODE(chosen.stat().st_mode)
+        data = chosen.read_bytes()
+    except OSError as error:
+        raise KitError("key cannot be read", where=str(chosen), why=error.strerror or "", next_step="python -m kit keygen DIR") from error
+    if mode & 0o077:
+        raise KitError(f"key file is open to others (mode {mode:04o})", where=str(chosen), next_step=f"chmod 600 {chosen}")
+    return _parse(data, chosen)
+
+
+def _parse(data: bytes, path: Path) -> Ed25519PrivateKey:
+    try:
+        key = load_pem_private_key(data, password=None)
+    except (ValueError, TypeError) as error:
+        raise KitError("key is not an unencrypted PKCS#8 PEM", where=str(path), next_step="python -m kit keygen DIR") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise KitError("key is not Ed25519", where=str(path), next_step="python -m kit keygen DIR")
+    return key

@@ -1,0 +1,158 @@
+"""Plans: TOML in, a list of cases with every value given out.
+
+A plan file is checked against its schema, its matrices are expanded, each case is checked against its suite's schema,
+and the whole becomes canonical JSON: that is what a run seals. No value is filled in by code but `section`, which the
+suite decides.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import itertools
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kit.errors import KitError
+from kit.schema import closest, check
+from verify import metrics
+from verify.data import root
+from verify.strict import canonical
+
+SECTIONS = ("training", "finetuning", "inference")
+Case = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A resolved plan: `document` is what gets sealed."""
+
+    document: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(self.document["name"])
+
+    @property
+    def cases(self) -> list[Case]:
+        return list(self.document["cases"])
+
+    @property
+    def official(self) -> bool:
+        return bool(self.document["official"])
+
+    @property
+    def container_required(self) -> bool:
+        return bool(self.document["isolation"] == "required")
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON with a final newline, as written to evidence/plan.json."""
+        return canonical(self.document) + b"\n"
+
+    def sha256(self) -> str:
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+
+def shipped_plans() -> list[str]:
+    """Names of the plans in manifests/plans."""
+    return sorted(path.stem for path in (root() / "manifests/plans").glob("*.toml"))
+
+
+def load(name_or_path: str) -> Plan:
+    """Resolve a shipped plan by name, or any plan file by its path."""
+    path = _find(name_or_path)
+    try:
+        source = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise KitError("plan is not valid TOML", where=str(path), why=str(error), next_step="correct the file") from error
+    except OSError as error:
+        raise KitError("plan cannot be read", where=str(path), why=error.strerror or str(error)) from error
+    return resolve(source, where=str(path))
+
+
+def _find(name_or_path: str) -> Path:
+    shipped = root() / "manifests/plans" / f"{name_or_path}.toml"
+    if "/" not in name_or_path and not name_or_path.endswith(".toml"):
+        if shipped.is_file():
+            return shipped
+        raise KitError(f"unknown plan '{name_or_path}'", next_step=closest(name_or_path, shipped_plans()))
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise KitError("plan file does not exist", where=str(path), next_step=f"shipped plans: {', '.join(shipped_plans())}")
+    return path
+
+
+def resolve(source: dict[str, Any], where: str) -> Plan:
+    """Check a plan document, expand its matrices, and check every case against its suite's schema."""
+    check(source, "plan", where)
+    cases = [case for raw in source["case"] for case in _expand(raw, where)]
+    for case in cases:
+        check(case, f"cases/{case['suite']}", f"{where}: case {case['id']}")
+        _check_layout(case, where)
+    _check_unique([str(case["id"]) for case in cases], where)
+    document = {key: value for key, value in source.items() if key != "case"} | {"cases": cases}
+    return Plan(document)
+
+
+def from_run(path: Path) -> Plan:
+    """The resolved plan that a run was opened with."""
+    from verify.strict import loads
+
+    return Plan(loads(path.read_bytes()))
+
+
+def _expand(raw: dict[str, Any], where: str) -> Iterator[Case]:
+    suite = raw["suite"]
+    if suite not in metrics.suites():
+        raise KitError(f"unknown suite '{suite}'", where=f"{where}: case {raw['id']}", next_step=closest(suite, metrics.suites()))
+    section = metrics.load(suite).SECTION
+    fixed = {key: value for key, value in raw.items() if key != "matrix"}
+    matrix = raw.get("matrix", {})
+    for values in itertools.product(*matrix.values()):
+        chosen = dict(zip(matrix, values, strict=True))
+        yield fixed | chosen | {"section": section, "id": _fill(raw["id"], chosen, where)}
+
+
+def _fill(template: str, values: dict[str, Any], where: str) -> str:
+    try:
+        return template.format(**values)
+    except (KeyError, IndexError, ValueError) as error:
+        raise KitError(f"case id '{template}' names a key that the matrix lacks", where=where, next_step=f"use {sorted(values)}") from error
+
+
+def _check_unique(ids: list[str], where: str) -> None:
+    seen: set[str] = set()
+    for name in ids:
+        if name.lower() in seen:
+            raise KitError(f"case id '{name}' occurs twice", where=where, next_step="make ids unique, ignoring case")
+        seen.add(name.lower())
+
+
+def _check_layout(case: Case, where: str) -> None:
+    """A global batch must be made exactly by micro batches over the ranks."""
+    if "global_batch" not in case:
+        return
+    unit = case["micro_batch"] * case["processes"]
+    if case["global_batch"] % unit:
+        raise KitError(
+            f"global_batch {case['global_batch']} is not a multiple of micro_batch x processes = {unit}",
+            where=f"{where}: case {case['id']}", next_step="change micro_batch or processes; the global batch is fixed by the plan",
+        )
+
+
+def select(plan: Plan, suites: Sequence[str], glob: str | None, section: str | None) -> list[Case]:
+    """The cases that a command asks for, in plan order; a filter that fits no case at all is a misuse."""
+    known = {case["suite"] for case in plan.cases}
+    for suite in suites:
+        if suite not in known:
+            raise KitError(f"unknown suite '{suite}'", where=f"plan {plan.name}", next_step=closest(suite, known))
+    chosen = [case for case in plan.cases if not suites or case["suite"] in suites]
+    if glob is not None:
+        chosen = [case for case in chosen if fnmatch.fnmatchcase(case["id"], glob)]
+        if not chosen:
+            ids = [case["id"] for case in plan.cases]
+            raise KitError(f"no case fits '{glob}'", where=f"plan {plan.name}", next_step=closest(glob, ids))
+    return [case for case in chosen if section is None or case["section"] == section]

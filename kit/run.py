@@ -1,0 +1,289 @@
+"""A plan executed once: opens or resumes a run directory, tries the cases, seals, and lets `verify` compute the scores."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from kit import __version__, archive, chip, environment, history, keys, launch, plan, progress, record, seal
+from kit.errors import ENVIRONMENT, FAILED, KitError
+from kit.files import sync_folder, write_atomic
+from verify.strict import canonical, loads
+
+DEFAULT_PLAN = "smoke"
+DEFAULT_CHIP = "cpu"
+LEAST_FREE_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What `kit run` was asked for."""
+
+    plan: str = DEFAULT_PLAN
+    chip: str = DEFAULT_CHIP
+    suites: tuple[str, ...] = ()
+    case: str | None = None
+    section: str | None = None
+    isolation: str = "auto"
+    out: Path = Path("runs")
+    resume: Path | None = None
+    key: Path | None = None
+
+
+@dataclass(slots=True)
+class Session:
+    """Everything one `kit run` holds while it goes on."""
+
+    run: Path
+    plan: plan.Plan
+    log: record.RunLog
+    key: Ed25519PrivateKey
+    runner: launch.Runner
+    archive: archive.Archive
+    show: progress.Progress
+
+
+class Interrupted(KitError):
+    """Ctrl-C or SIGTERM: the run can be resumed."""
+
+    def __init__(self, run: Path) -> None:
+        super().__init__("run was interrupted", where=str(run), next_step=f"go on with --resume {run}, or seal it as it is: python -m kit seal {run}",
+                         exit_code=FAILED)
+
+
+def dry_run(options: Options) -> list[dict[str, Any]]:
+    """Per case what would be done: id, suite, image, command, estimate in seconds (None when never run here)."""
+    resolved = plan.from_run(_plan_file(options.resume)) if options.resume else plan.load(options.plan)
+    made = chip.load(options.chip)
+    rows = []
+    for case in plan.select(resolved, options.suites, options.case, options.section):
+        kind, image_name, command = launch.preview(options.isolation, resolved, made, case)
+        rows.append({"case": case["id"], "suite": case["suite"], "section": case["section"], "isolation": kind, "image": image_name,
+                     "command": launch.shown(command), "estimate_s": history.estimate_s(case, kind), "time_limit_s": case["time_limit_s"]})
+    return rows
+
+
+def execute(options: Options, show: progress.Progress, opened: Callable[[Path], None] = lambda _: None) -> Path:
+    """Run the selected cases that are not done yet, seal, and return the run directory; `opened` hears of it first."""
+    with _session(options, show) as session:
+        opened(session.run)
+        selected = plan.select(session.plan, options.suites, options.case, options.section)
+        if not selected:
+            show.say(f"plan {session.plan.name} has no such case in section {options.section}: nothing to run")
+        try:
+            _try_cases(session, selected)
+        except KeyboardInterrupt as error:
+            raise Interrupted(session.run) from error
+        seal.seal(session.run, session.plan, session.log, session.key)
+        return session.run
+
+
+@contextlib.contextmanager
+def _session(options: Options, show: progress.Progress) -> Iterator[Session]:
+    key = keys.load(options.key)
+    made = archive.build()
+    if options.resume:
+        run = check_run(options.resume)
+        resolved = plan.from_run(_plan_file(run))
+        chip_id, wanted = _as_opened(run)
+    else:
+        resolved, chip_id, wanted = plan.load(options.plan), options.chip, options.isolation
+        plan.select(resolved, options.suites, options.case, options.section)
+        _check_out(options.out)
+    product = chip.load(chip_id)
+    runner = launch.choose(wanted, resolved, product, show.say)
+    if options.resume is None:
+        run = _new_run(options.out, resolved, product.id)
+    log = _open_log(run, resolved, product, key, runner, made, resumed=options.resume is not None)
+    show.say(f"run {run}")
+    try:
+        yield Session(run, resolved, log, key, runner, made, show)
+    finally:
+        log.close()
+
+
+def check_run(run: Path) -> Path:
+    """The path itself if it is a run directory of ours, else a KitError."""
+    if not run.is_dir():
+        raise KitError("run directory does not exist", where=str(run), next_step="name a folder below runs/")
+    if not (run / "evidence/plan.json").is_file() or not (run / "runlog/entries.jsonl").is_file():
+        raise KitError("not a run directory", where=str(run), why="evidence/plan.json or runlog/entries.jsonl is missing", next_step="name a folder below runs/")
+    return run
+
+
+def _plan_file(run: Path) -> Path:
+    return check_run(run) / "evidence/plan.json"
+
+
+def _as_opened(run: Path) -> tuple[str, str]:
+    """Chip id and --isolation value with which the run was opened: a run never changes them."""
+    facts = loads((run / "evidence/environment.json").read_bytes())
+    wanted = {"container": "container", "environment": "environment", "none": "none"}[facts["isolation"]["kind"]]
+    return facts["chip"]["id"], wanted
+
+
+def _check_out(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise KitError("output folder cannot be made", where=str(out), why=error.strerror or "", next_step="choose another with --out", exit_code=ENVIRONMENT) from error
+    probe = out / f".probe-{os.getpid()}"
+    try:
+        probe.write_bytes(b"x")
+        probe.unlink()
+    except OSError as error:
+        raise KitError("output folder cannot be written", where=str(out), why=error.strerror or "", next_step="choose another with --out", exit_code=ENVIRONMENT) from error
+    if (free := environment.free_bytes(out)) < LEAST_FREE_BYTES:
+        raise KitError("output folder is full", where=str(out), why=f"{free} bytes are free, {LEAST_FREE_BYTES} are needed",
+                       next_step="free space or choose another with --out", exit_code=ENVIRONMENT)
+
+
+def _new_run(out: Path, resolved: plan.Plan, chip_id: str) -> Path:
+    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
+    return out / f"{resolved.name}-{chip_id}-{stamp}-{secrets.token_hex(3)}"
+
+
+def _open_log(run: Path, resolved: plan.Plan, product: chip.Chip, key: Ed25519PrivateKey, runner: launch.Runner, made: archive.Archive, *, resumed: bool) -> record.RunLog:
+    if not resumed:
+        return _open_new(run, resolved, product, key, runner, made)
+    log = record.RunLog(run, key)
+    if log.entries[0]["worker_sha256"] != made.sha256:
+        log.close()
+        raise KitError("the worker changed since the run was opened", where=str(run), next_step="check out the kit's earlier version, or start a new run")
+    runner.stop_leftovers(run.name)
+    seal.unseal(run)
+    log.append("resume")
+    end_open_attempts(log)
+    return log
+
+
+def end_open_attempts(log: record.RunLog) -> None:
+    """Log attempts that a crash left without an end as `interrupted`, with the files they left."""
+    for case_id, attempt in record.open_attempts(log.entries):
+        _end_attempt(log, case_id, attempt, "interrupted", "the kit was stopped before the attempt ended")
+
+
+def _open_new(run: Path, resolved: plan.Plan, product: chip.Chip, key: Ed25519PrivateKey, runner: launch.Runner, made: archive.Archive) -> record.RunLog:
+    evidence = run / "evidence"
+    evidence.mkdir(parents=True)
+    write_atomic(evidence / "plan.json", resolved.to_bytes())
+    write_atomic(evidence / "environment.json", canonical(_facts(product, runner.isolation, made)) + b"\n")
+    log = record.RunLog(run, key)
+    log.append("open", run=run.name, plan_sha256=resolved.sha256(), kit_version=__version__, worker_sha256=made.sha256, isolation=runner.isolation.kind)
+    for name in ("plan.json", "environment.json"):
+        log.append_file(evidence / name)
+    return log
+
+
+def _facts(product: chip.Chip, isolation: launch.Isolation, made: archive.Archive) -> dict[str, Any]:
+    return {
+        "schemaVersion": 1,
+        "host": environment.host(),
+        "chip": {"id": product.id, "status": product.status},
+        "kit": {"version": __version__, "worker": {"sha256": made.sha256}, "tree": {"sha256": archive.kit_tree_sha256()}},
+        "isolation": {"kind": isolation.kind, "reason": isolation.reason},
+        "image": isolation.image,
+        "lock": isolation.lock,
+        "grants": isolation.grants,
+        "packages": isolation.packages,
+    }
+
+
+def _try_cases(session: Session, selected: Sequence[plan.Case]) -> None:
+    tried = record.attempts(session.log.entries)
+    pending = [case for case in selected if seal.state_of(tried.get(case["id"], [])) != "done"]
+    for index, case in enumerate(pending, start=1):
+        kind = session.runner.isolation.kind
+        session.show.case_start(case["id"], index, len(pending), history.estimate_s(case, kind))
+        begin = time.monotonic()
+        state, reason = _attempt(session, case, len(tried.get(case["id"], [])) + 1)
+        session.show.case_end(state, reason)
+        if state == "done":
+            history.remember(case, kind, time.monotonic() - begin)
+
+
+def _attempt(session: Session, case: plan.Case, number: int) -> tuple[str, str | None]:
+    """One attempt, logged from start to end whatever happens; returns its state and reason."""
+    folder = session.run / "evidence/cases" / case["id"] / f"attempt-{number}"
+    session.log.append("case-start", case=case["id"], attempt=number)
+    folder.mkdir(parents=True)
+    write_atomic(folder / "case.json", canonical({"case": case, "attempt": number}) + b"\n")
+    job = launch.Job(session.run.name, case, number, folder, session.archive)
+    state, reason = "interrupted", "stopped by the user"
+    try:
+        outcome = session.runner.run(job, lambda: session.show.tick(_recorded_bytes(folder)))
+        state, reason = _state(folder, outcome)
+    except KitError as error:
+        state, reason = "failed", str(error)
+        if error.exit_code == ENVIRONMENT:
+            raise
+    finally:
+        _end_attempt(session.log, case["id"], number, state, reason)
+    return state, reason
+
+
+def _state(folder: Path, outcome: launch.Outcome) -> tuple[str, str | None]:
+    """`done` needs both a clean exit and the worker's own word in its last event."""
+    end = _last_event(folder)
+    if outcome.reason is None and end.get("e") == "case_end" and end.get("state") == "done":
+        return "done", None
+    return "failed", end.get("reason") or outcome.reason or "the worker wrote no case_end"
+
+
+def _last_event(folder: Path) -> dict[str, Any]:
+    segments = sorted(folder.glob("events-[0-9]*.jsonl"))
+    if not segments:
+        return {}
+    last = segments[-1].read_bytes().rstrip(b"\n").rpartition(b"\n")[2]
+    with contextlib.suppress(ValueError):
+        event = json.loads(last)
+        return event if isinstance(event, dict) else {}
+    return {}
+
+
+def _recorded_bytes(folder: Path) -> int:
+    """Bytes of events on all ranks so far."""
+    return sum(path.stat().st_size for path in folder.glob("events-*.jsonl"))
+
+
+def _end_attempt(log: record.RunLog, case_id: str, attempt: int, state: str, reason: str | None) -> None:
+    """Hash and log every file of the attempt, then its end, then sign the tree."""
+    folder = log.run / "evidence/cases" / case_id / f"attempt-{attempt}"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "stderr.log").exists():
+        (folder / "stderr.log").write_bytes(b"")
+    _remove_empty_folders(folder)
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        path.chmod(0o644)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        log.append_file(path)
+    sync_folder(folder)
+    log.append("case-end", case=case_id, attempt=attempt, state=state, reason=reason)
+    log.checkpoint()
+
+
+def _remove_empty_folders(folder: Path) -> None:
+    for path in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+        with contextlib.suppress(OSError):
+            path.rmdir()
+
+
+def summary(run: Path) -> dict[str, Any]:
+    """What --json prints besides the result: where things are."""
+    return {"run": str(run), "result": str(result_path(run))}
+
+
+def result_path(run: Path) -> Path:
+    """result.json stands beside the run: nothing may be added below a sealed run."""
+    return run.with_name(f"{run.name}.result.json")

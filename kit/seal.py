@@ -1,0 +1,96 @@
+"""Seals a run: SHA256SUMS over every file, a closed run log, claims from replay, and one DSSE-signed statement."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from kit.files import write_atomic
+from kit.keys import public_pem
+from kit.plan import Plan
+from kit.record import RunLog, attempts
+from verify import envelope, score, tree
+from verify.strict import canonical, loads
+
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE = "https://chipassay.dev/attestation/vendor-run/v1"
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+
+
+def case_states(plan: Plan, log: RunLog) -> list[dict[str, Any]]:
+    """Every case of the plan with its state and attempts; the first completed attempt decides."""
+    tried = attempts(log.entries)
+    return [{"id": case["id"], "suite": case["suite"], "state": state_of(tried.get(case["id"], [])), "attempts": tried.get(case["id"], [])}
+            for case in plan.cases]
+
+
+def state_of(tries: list[dict[str, Any]]) -> str:
+    """`done` once any attempt is done, else the last attempt's state, else `not_run`."""
+    if any(attempt["state"] == "done" for attempt in tries):
+        return "done"
+    return str(tries[-1]["state"]) if tries else "not_run"
+
+
+def unseal(run: Path) -> None:
+    """Take away an old seal before a run goes on; the run log keeps its `close` entry."""
+    (run / "run.dsse.json").unlink(missing_ok=True)
+    (run / "SHA256SUMS").unlink(missing_ok=True)
+
+
+def seal(run: Path, plan: Plan, log: RunLog, key: Ed25519PrivateKey) -> None:
+    """Write cases.json, SHA256SUMS, the closing entry and run.dsse.json, each atomically and in this order."""
+    evidence = run / "evidence"
+    states = case_states(plan, log)
+    write_atomic(evidence / "cases.json", canonical({"schemaVersion": 1, "cases": states}) + b"\n")
+    write_atomic(evidence / "signer.pub.pem", public_pem(key))
+    claims = score.claims(score.evaluate(evidence))
+    sums = tree.sums(evidence)
+    digest = hashlib.sha256(sums).hexdigest()
+    write_atomic(run / "SHA256SUMS", sums)
+    log.append("close", sums_sha256=digest)
+    log.checkpoint()
+    statement = _statement(log, plan, states, claims, digest)
+    write_atomic(run / "run.dsse.json", sign(canonical(statement), key))
+
+
+def _statement(log: RunLog, plan: Plan, states: list[dict[str, Any]], claims: list[dict[str, Any]], sums: str) -> dict[str, Any]:
+    environment = loads((log.run / "evidence/environment.json").read_bytes())
+    opened = log.entries[0]
+    predicate = {
+        "run": log.run.name,
+        "plan": {"name": plan.name, "sha256": plan.sha256()},
+        "chip": environment["chip"]["id"],
+        "kit": environment["kit"],
+        "isolation": environment["isolation"],
+        "image": environment["image"],
+        "lock": environment["lock"],
+        "log": {"origin": log.origin, "size": log.size, "root": log.root_base64()},
+        "cases": [{"id": case["id"], "state": case["state"]} for case in states],
+        "claims": claims,
+        "started": rfc3339(opened["wall_ns"]),
+        "finished": rfc3339(log.entries[-1]["wall_ns"]),
+    }
+    return {"_type": STATEMENT_TYPE, "subject": [{"name": "SHA256SUMS", "digest": {"sha256": sums}}],
+            "predicateType": PREDICATE_TYPE, "predicate": predicate}
+
+
+def sign(payload: bytes, key: Ed25519PrivateKey) -> bytes:
+    """A DSSE envelope with one signature, as JSON bytes."""
+    spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    signature = key.sign(envelope.pae(PAYLOAD_TYPE, payload))
+    return canonical({
+        "payloadType": PAYLOAD_TYPE,
+        "payload": base64.b64encode(payload).decode(),
+        "signatures": [{"keyid": hashlib.sha256(spki).hexdigest(), "sig": base64.b64encode(signature).decode()}],
+    }) + b"\n"
+
+
+def rfc3339(wall_ns: int) -> str:
+    """Unix nanoseconds as an RFC 3339 time in UTC, whole seconds."""
+    return datetime.datetime.fromtimestamp(wall_ns // 10**9, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
