@@ -134,6 +134,8 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
 def choose(wanted: str, plan: Plan, chip: Chip, say: Say) -> Runner:
     """The runner for `--isolation auto|container|none`; design.md section 6 has the rule."""
     if wanted == "none":
+        if plan.official:
+            raise KitError("plan counts officially and needs a container", where=f"plan {plan.name}", next_step="leave out --isolation none")
         return _bare(chip)
     try:
         container.engine()

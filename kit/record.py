@@ -39,6 +39,7 @@ class RunLog:
         self._file = (self.folder / "entries.jsonl").open("ab")
         self._lock()
         self._read()
+        self._mend_checkpoints()
 
     def _lock(self) -> None:
         try:
@@ -63,6 +64,14 @@ class RunLog:
         os.truncate(path, keep)
         sync_folder(self.folder)
         self.append("recovered", torn=name, torn_sha256=hashlib.sha256(torn).hexdigest(), size_bytes=len(torn))
+
+    def _mend_checkpoints(self) -> None:
+        """Cut off a torn last note; notes end with an empty line."""
+        path = self.folder / "checkpoints.txt"
+        data = path.read_bytes() if path.exists() else b""
+        keep = _end_of_last_note(data)
+        if keep < len(data):
+            self._recover(path, keep, data[keep:])
 
     @property
     def size(self) -> int:
@@ -116,6 +125,17 @@ def _split(data: bytes) -> tuple[list[bytes], bytes]:
     """Whole lines without their newline, and the torn rest."""
     end = data.rfind(b"\n") + 1
     return data[:end].split(b"\n")[:-1], data[end:]
+
+
+def _end_of_last_note(data: bytes) -> int:
+    """Offset behind the last whole note: a note is body, empty line, signature line, empty line."""
+    signature = data.rfind("\n\n— ".encode())
+    while signature >= 0:
+        end = data.find(b"\n\n", signature + 2)
+        if end >= 0:
+            return end + 2
+        signature = data.rfind("\n\n— ".encode(), 0, signature)
+    return 0
 
 
 def attempts(entries: list[Entry]) -> dict[str, list[Entry]]:

@@ -1,0 +1,107 @@
+"""Plans: resolution, expansion, and one clear line for every kind of bad value."""
+
+from __future__ import annotations
+
+import copy
+import tomllib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kit import plan
+from kit.errors import KitError
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def smoke() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "manifests/plans/smoke.toml").read_text(encoding="utf-8"))
+
+
+def refusal(source: dict[str, Any]) -> str:
+    with pytest.raises(KitError) as caught:
+        plan.resolve(source, "p.toml")
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_smoke_resolves_to_every_value() -> None:
+    resolved = plan.load("smoke")
+    assert [case["id"] for case in resolved.cases] == [
+        "pretrain-llama-tiny", "text-generation-llama-tiny-c1", "text-generation-llama-tiny-c4"]
+    assert [case["section"] for case in resolved.cases] == ["training", "inference", "inference"]
+    assert resolved.cases[2]["concurrency"] == 4
+    assert "matrix" not in resolved.cases[2]
+
+
+def test_resolved_plan_is_canonical_and_stable() -> None:
+    first, second = plan.load("smoke"), plan.load("smoke")
+    assert first.to_bytes() == second.to_bytes()
+    assert first.to_bytes().endswith(b"}\n")
+    assert first.sha256() == second.sha256()
+
+
+def test_every_shipped_plan_resolves() -> None:
+    assert plan.shipped_plans()
+    for name in plan.shipped_plans():
+        assert plan.load(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda s: s.update(isolaton="x"), "did you mean 'isolation'"),
+        (lambda s: s["case"][0].update(globl_batch=3), "did you mean 'global_batch'"),
+        (lambda s: s["case"][0].update(suite="pretrian"), "did you mean 'pretrain'"),
+        (lambda s: s["case"][0].update(warmup_steps=50), "50 is out of range"),
+        (lambda s: s["case"][0].update(measured_steps=0), "0 is out of range"),
+        (lambda s: s["case"][0]["model"].update(num_layers=0), "out of range"),
+        (lambda s: s["case"][0].pop("seed"), "key 'seed' is missing"),
+        (lambda s: s["case"][0].update(dtype="float23"), "did you mean 'float32'"),
+        (lambda s: s["case"][0].update(global_batch=9), "not a multiple of micro_batch x processes = 8"),
+        (lambda s: s["case"][1].update(id="same"), "occurs twice"),
+        (lambda s: s["case"][1].update(id="c{concurency}"), "names a key that the matrix lacks"),
+        (lambda s: s.update(schemaVersion=2), "schemaVersion"),
+    ],
+)
+def test_bad_plan_is_one_clear_line(smoke: dict[str, Any], change: Any, said: str) -> None:
+    change(smoke)
+    assert said in refusal(smoke)
+
+
+def test_unknown_plan_has_a_did_you_mean() -> None:
+    with pytest.raises(KitError, match="unknown plan 'smok'.*did you mean 'smoke'"):
+        plan.load("smok")
+
+
+def test_broken_toml_is_one_line(tmp_path: Any) -> None:
+    bad = tmp_path / "bad.toml"
+    bad.write_text("a = [\n")
+    with pytest.raises(KitError, match="not valid TOML"):
+        plan.load(str(bad))
+
+
+def test_select() -> None:
+    resolved = plan.load("smoke")
+    assert [c["id"] for c in plan.select(resolved, [], "*-c4", None)] == ["text-generation-llama-tiny-c4"]
+    assert [c["suite"] for c in plan.select(resolved, ["pretrain"], None, None)] == ["pretrain"]
+    assert plan.select(resolved, [], "pretrain-*", "inference") == []
+    with pytest.raises(KitError, match="no case fits"):
+        plan.select(resolved, [], "nothing-*", None)
+    with pytest.raises(KitError, match="did you mean 'pretrain'"):
+        plan.select(resolved, ["pretrian"], None, None)
+
+
+JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda inner: st.lists(inner, max_size=3), max_leaves=5)
+
+
+@given(st.sampled_from(["id", "suite", "matrix", "seed", "model", "zero_stage", "data"]), JSON)
+def test_no_value_makes_a_traceback(key: str, value: Any) -> None:
+    source = copy.deepcopy(tomllib.loads((ROOT / "manifests/plans/smoke.toml").read_text(encoding="utf-8")))
+    source["case"][0][key] = value
+    try:
+        plan.resolve(source, "p.toml")
+    except KitError as error:
+        assert "\n" not in str(error)
