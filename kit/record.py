@@ -7,6 +7,8 @@ torn last line is cut off on resume, kept in `torn-<n>`, and named by a `recover
 from __future__ import annotations
 
 import base64
+import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -36,7 +38,7 @@ class RunLog:
         self._key = key
         self._frontier = Frontier()
         self.entries: list[Entry] = []
-        self._file = (self.folder / "entries.jsonl").open("ab")
+        self._file = (self.folder / "entries.jsonl").open("ab", buffering=0)
         self._lock()
         self._read()
         self._mend_checkpoints()
@@ -90,16 +92,23 @@ class RunLog:
         """Write one entry and fsync it."""
         entry = {"n": self.size, "type": kind, "wall_ns": time.time_ns(), "monotonic_ns": time.monotonic_ns(), **fields}
         line = canonical(entry)
-        try:
-            self._file.write(line + b"\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise KitError("run log cannot be written", where=str(self.folder), why=error.strerror or "",
-                           next_step="free space and go on with --resume", exit_code=ENVIRONMENT) from error
+        self._write(line + b"\n")
         self.entries.append(entry)
         self._frontier.add(line)
         return entry
+
+    def _write(self, line: bytes) -> None:
+        """One line or nothing: a write that fails half-way is taken back."""
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, "no space left on device")
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file.fileno(), end)
+            raise KitError("run log cannot be written", where=str(self.folder), why=error.strerror or "",
+                           next_step="free space and go on with --resume", exit_code=ENVIRONMENT) from error
 
     def append_file(self, path: Path) -> Entry:
         """Name a closed file below evidence/ with its size and hash."""
