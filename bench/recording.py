@@ -25,8 +25,19 @@ def _ns_per_call(call: Callable[[], object]) -> float:
 def _recorded(folder: Path) -> float:
     folder.mkdir()
     recorder = Recorder(folder, rank=0, case={"id": "bench", "suite": "pretrain"}, attempt=1, world_size=1)
-    cost = _ns_per_call(lambda: recorder.event("step", step=7, phase="measured", begin_ns=123456789, loss=2.3025850929940455,
-                                               loss_dp_mean=2.3025850929940455, tokens=4096, real_tokens=4096, grad_norm=1.25))
+    cost = _ns_per_call(
+        lambda: recorder.event(
+            "step",
+            step=7,
+            phase="measured",
+            begin_ns=123456789,
+            loss=2.3025850929940455,
+            loss_dp_mean=2.3025850929940455,
+            tokens=4096,
+            real_tokens=4096,
+            grad_norm=1.25,
+        )
+    )
     recorder.close()
     return cost
 
@@ -45,5 +56,7 @@ def main() -> None:
         line = (folder / "r0/events-00000.jsonl").read_bytes().splitlines(keepends=True)[-1]
         bare = [_bare(folder / f"b{i}", line) for i in range(REPEATS)]
     a, b = statistics.median(ours), statistics.median(bare)
-    print(f"event of {len(line)} bytes, {EVENTS} x {REPEATS}: {a / 1000:.2f} us an event (min {min(ours) / 1000:.2f}, max {max(ours) / 1000:.2f}); "
-          f"bare write {b / 1000:.2f} us; ratio {a / b:.1f}")
+    print(
+        f"event of {len(line)} bytes, {EVENTS} x {REPEATS}: {a / 1000:.2f} us an event (min {min(ours) / 1000:.2f}, max {max(ours) / 1000:.2f}); "
+        f"bare write {b / 1000:.2f} us; ratio {a / b:.1f}"
+    )

@@ -26,7 +26,9 @@ class Archive:
 def _members() -> list[tuple[str, bytes]]:
     folder = Path(__file__).parent / "worker"
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not SKIPPED & set(path.parts))
-    return [("__main__.py", MAIN)] + [(f"worker/{path.relative_to(folder).as_posix()}", path.read_bytes()) for path in files]
+    return [("__main__.py", MAIN)] + [
+        (f"worker/{path.relative_to(folder).as_posix()}", path.read_bytes()) for path in files
+    ]
 
 
 def to_bytes() -> bytes:
@@ -55,7 +57,13 @@ def build() -> Archive:
 def kit_tree_sha256() -> str:
     """SHA-256 over `<hex>  <path>` lines of every source file of kit/ and verify/: which kit did this."""
     top = Path(__file__).parent.parent
-    files = sorted(path for package in ("kit", "verify") for path in (top / package).rglob("*")
-                   if path.is_file() and not SKIPPED & set(path.parts))
-    lines = "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(top).as_posix()}\n" for path in files)
+    files = sorted(
+        path
+        for package in ("kit", "verify")
+        for path in (top / package).rglob("*")
+        if path.is_file() and not SKIPPED & set(path.parts)
+    )
+    lines = "".join(
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(top).as_posix()}\n" for path in files
+    )
     return hashlib.sha256(lines.encode()).hexdigest()

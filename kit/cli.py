@@ -24,7 +24,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="python -m kit", description="Run, record and seal benchmarks of AI accelerators; see also: python -m verify")
+    parser = Parser(
+        prog="python -m kit",
+        description="Run, record and seal benchmarks of AI accelerators; see also: python -m verify",
+    )
     parser.add_argument("--version", action="version", version=f"chipassay {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for add in (_add_run, _add_seal, _add_keygen, _add_doctor, _add_image, _add_report):
@@ -39,11 +42,22 @@ def _add_run(commands: Any) -> None:
     sub.add_argument("--suite", nargs="+", action="extend", default=[], metavar="S", help="only these suites")
     sub.add_argument("--case", metavar="GLOB", help="only cases whose id fits")
     sub.add_argument("--section", choices=plan.SECTIONS, help="only this section of the report")
-    sub.add_argument("--isolation", choices=("auto", "container", "none"), default="auto", help="where cases run (default: %(default)s)")
-    sub.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where run directories go (default: %(default)s)")
+    sub.add_argument(
+        "--isolation",
+        choices=("auto", "container", "none"),
+        default="auto",
+        help="where cases run (default: %(default)s)",
+    )
+    sub.add_argument(
+        "--out", type=Path, default=Path("runs"), metavar="DIR", help="where run directories go (default: %(default)s)"
+    )
     sub.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run: cases that are done are kept")
-    sub.add_argument("--key", type=Path, metavar="PEM", help="Ed25519 key that signs (default: your own, made on first use)")
-    sub.add_argument("--dry-run", action="store_true", help="print cases, image, command lines and estimates; do nothing")
+    sub.add_argument(
+        "--key", type=Path, metavar="PEM", help="Ed25519 key that signs (default: your own, made on first use)"
+    )
+    sub.add_argument(
+        "--dry-run", action="store_true", help="print cases, image, command lines and estimates; do nothing"
+    )
     sub.add_argument("--json", action="store_true", help="print one JSON object on stdout instead of tables")
     sub.set_defaults(act=_run)
 
@@ -78,13 +92,24 @@ def _add_image(commands: Any) -> None:
 def _add_report(commands: Any) -> None:
     sub = commands.add_parser("report", help="write the score table of a result as Markdown, in English and Chinese")
     sub.add_argument("result", type=Path, metavar="RESULT.json")
-    sub.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="where the pages go (default: %(default)s)")
+    sub.add_argument(
+        "--out", type=Path, default=Path("report"), metavar="DIR", help="where the pages go (default: %(default)s)"
+    )
     sub.set_defaults(act=_report)
 
 
 def _options(args: argparse.Namespace) -> run.Options:
-    return run.Options(plan=args.plan, chip=args.chip, suites=tuple(args.suite), case=args.case, section=args.section,
-                       isolation=args.isolation, out=args.out, resume=args.resume or _shared_run(args.out), key=args.key)
+    return run.Options(
+        plan=args.plan,
+        chip=args.chip,
+        suites=tuple(args.suite),
+        case=args.case,
+        section=args.section,
+        isolation=args.isolation,
+        out=args.out,
+        resume=args.resume or _shared_run(args.out),
+        key=args.key,
+    )
 
 
 def _pointer(out: Path) -> Path:

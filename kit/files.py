@@ -19,7 +19,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """fsync a folder, so that names made in it survive a power loss."""
+    """Fsync a folder, so that names made in it survive a power loss."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

@@ -83,8 +83,15 @@ class ProcessRunner:
 
     def run(self, job: Job, tick: Callable[[], None]) -> Outcome:
         with (job.folder / "stdout.log").open("wb") as out, (job.folder / "stderr.log").open("wb") as err:
-            process = subprocess.Popen(self.command(job), stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=_environment(),
-                                       start_new_session=True, preexec_fn=_die_with_parent)  # noqa: PLW1509
+            process = subprocess.Popen(
+                self.command(job),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env=_environment(),
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )  # noqa: PLW1509
             try:
                 return _wait(process, job.time_limit_s, tick)
             finally:
@@ -135,7 +142,11 @@ def choose(wanted: str, plan: Plan, chip: Chip, say: Say) -> Runner:
     """The runner for `--isolation auto|container|none`; design.md section 6 has the rule."""
     if wanted == "none":
         if plan.official:
-            raise KitError("plan counts officially and needs a container", where=f"plan {plan.name}", next_step="leave out --isolation none")
+            raise KitError(
+                "plan counts officially and needs a container",
+                where=f"plan {plan.name}",
+                next_step="leave out --isolation none",
+            )
         return _bare(chip)
     try:
         container.engine()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kit.errors import KitError
-from kit.schema import closest, check
+from kit.schema import check, closest
 from verify import metrics
 from verify.data import root
 from verify.strict import canonical
@@ -67,7 +67,9 @@ def load(name_or_path: str) -> Plan:
     try:
         source = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise KitError("plan is not valid TOML", where=str(path), why=str(error), next_step="correct the file") from error
+        raise KitError(
+            "plan is not valid TOML", where=str(path), why=str(error), next_step="correct the file"
+        ) from error
     except OSError as error:
         raise KitError("plan cannot be read", where=str(path), why=error.strerror or str(error)) from error
     return resolve(source, where=str(path))
@@ -81,7 +83,9 @@ def _find(name_or_path: str) -> Path:
         raise KitError(f"unknown plan '{name_or_path}'", next_step=closest(name_or_path, shipped_plans()))
     path = Path(name_or_path)
     if not path.is_file():
-        raise KitError("plan file does not exist", where=str(path), next_step=f"shipped plans: {', '.join(shipped_plans())}")
+        raise KitError(
+            "plan file does not exist", where=str(path), next_step=f"shipped plans: {', '.join(shipped_plans())}"
+        )
     return path
 
 
@@ -107,7 +111,9 @@ def from_run(path: Path) -> Plan:
 def _expand(raw: dict[str, Any], where: str) -> Iterator[Case]:
     suite = raw["suite"]
     if suite not in metrics.suites():
-        raise KitError(f"unknown suite '{suite}'", where=f"{where}: case {raw['id']}", next_step=closest(suite, metrics.suites()))
+        raise KitError(
+            f"unknown suite '{suite}'", where=f"{where}: case {raw['id']}", next_step=closest(suite, metrics.suites())
+        )
     section = metrics.load(suite).SECTION
     fixed = {key: value for key, value in raw.items() if key != "matrix"}
     matrix = raw.get("matrix", {})
@@ -120,7 +126,9 @@ def _fill(template: str, values: dict[str, Any], where: str) -> str:
     try:
         return template.format(**values)
     except (KeyError, IndexError, ValueError) as error:
-        raise KitError(f"case id '{template}' names a key that the matrix lacks", where=where, next_step=f"use {sorted(values)}") from error
+        raise KitError(
+            f"case id '{template}' names a key that the matrix lacks", where=where, next_step=f"use {sorted(values)}"
+        ) from error
 
 
 def _check_unique(ids: list[str], where: str) -> None:
@@ -139,7 +147,8 @@ def _check_layout(case: Case, where: str) -> None:
     if case["global_batch"] % unit:
         raise KitError(
             f"global_batch {case['global_batch']} is not a multiple of micro_batch x processes = {unit}",
-            where=f"{where}: case {case['id']}", next_step="change micro_batch or processes; the global batch is fixed by the plan",
+            where=f"{where}: case {case['id']}",
+            next_step="change micro_batch or processes; the global batch is fixed by the plan",
         )
 
 

@@ -48,7 +48,9 @@ class RunLog:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._file.close()
-            raise KitError("run is being written by another process", where=str(self.run), next_step="wait for it, or stop it") from error
+            raise KitError(
+                "run is being written by another process", where=str(self.run), next_step="wait for it, or stop it"
+            ) from error
 
     def _read(self) -> None:
         path = self.folder / "entries.jsonl"
@@ -107,8 +109,13 @@ class RunLog:
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file.fileno(), end)
-            raise KitError("run log cannot be written", where=str(self.folder), why=error.strerror or "",
-                           next_step="free space and go on with --resume", exit_code=ENVIRONMENT) from error
+            raise KitError(
+                "run log cannot be written",
+                where=str(self.folder),
+                why=error.strerror or "",
+                next_step="free space and go on with --resume",
+                exit_code=ENVIRONMENT,
+            ) from error
 
     def append_file(self, path: Path) -> Entry:
         """Name a closed file below evidence/ with its size and hash."""
@@ -152,7 +159,9 @@ def attempts(entries: list[Entry]) -> dict[str, list[Entry]]:
     found: dict[str, list[Entry]] = {}
     for entry in entries:
         if entry["type"] == "case-start":
-            found.setdefault(entry["case"], []).append({"attempt": entry["attempt"], "state": "interrupted", "reason": "no end was logged"})
+            found.setdefault(entry["case"], []).append(
+                {"attempt": entry["attempt"], "state": "interrupted", "reason": "no end was logged"}
+            )
         elif entry["type"] == "case-end":
             found[entry["case"]][-1] |= {"state": entry["state"], "reason": entry["reason"]}
     return found

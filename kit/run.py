@@ -57,8 +57,12 @@ class Interrupted(KitError):
     """Ctrl-C or SIGTERM: the run can be resumed."""
 
     def __init__(self, run: Path) -> None:
-        super().__init__("run was interrupted", where=str(run), next_step=f"go on with --resume {run}, or seal it as it is: python -m kit seal {run}",
-                         exit_code=FAILED)
+        super().__init__(
+            "run was interrupted",
+            where=str(run),
+            next_step=f"go on with --resume {run}, or seal it as it is: python -m kit seal {run}",
+            exit_code=FAILED,
+        )
 
 
 def dry_run(options: Options) -> list[dict[str, Any]]:
@@ -68,8 +72,18 @@ def dry_run(options: Options) -> list[dict[str, Any]]:
     rows = []
     for case in plan.select(resolved, options.suites, options.case, options.section):
         kind, image_name, command = launch.preview(options.isolation, resolved, made, case)
-        rows.append({"case": case["id"], "suite": case["suite"], "section": case["section"], "isolation": kind, "image": image_name,
-                     "command": launch.shown(command), "estimate_s": history.estimate_s(case, kind), "time_limit_s": case["time_limit_s"]})
+        rows.append(
+            {
+                "case": case["id"],
+                "suite": case["suite"],
+                "section": case["section"],
+                "isolation": kind,
+                "image": image_name,
+                "command": launch.shown(command),
+                "estimate_s": history.estimate_s(case, kind),
+                "time_limit_s": case["time_limit_s"],
+            }
+        )
     return rows
 
 
@@ -117,7 +131,12 @@ def check_run(run: Path) -> Path:
     if not run.is_dir():
         raise KitError("run directory does not exist", where=str(run), next_step="name a folder below runs/")
     if not (run / "evidence/plan.json").is_file() or not (run / "runlog/entries.jsonl").is_file():
-        raise KitError("not a run directory", where=str(run), why="evidence/plan.json or runlog/entries.jsonl is missing", next_step="name a folder below runs/")
+        raise KitError(
+            "not a run directory",
+            where=str(run),
+            why="evidence/plan.json or runlog/entries.jsonl is missing",
+            next_step="name a folder below runs/",
+        )
     return run
 
 
@@ -136,16 +155,33 @@ def _check_out(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise KitError("output folder cannot be made", where=str(out), why=error.strerror or "", next_step="choose another with --out", exit_code=ENVIRONMENT) from error
+        raise KitError(
+            "output folder cannot be made",
+            where=str(out),
+            why=error.strerror or "",
+            next_step="choose another with --out",
+            exit_code=ENVIRONMENT,
+        ) from error
     probe = out / f".probe-{os.getpid()}"
     try:
         probe.write_bytes(b"x")
         probe.unlink()
     except OSError as error:
-        raise KitError("output folder cannot be written", where=str(out), why=error.strerror or "", next_step="choose another with --out", exit_code=ENVIRONMENT) from error
+        raise KitError(
+            "output folder cannot be written",
+            where=str(out),
+            why=error.strerror or "",
+            next_step="choose another with --out",
+            exit_code=ENVIRONMENT,
+        ) from error
     if (free := environment.free_bytes(out)) < LEAST_FREE_BYTES:
-        raise KitError("output folder is full", where=str(out), why=f"{free} bytes are free, {LEAST_FREE_BYTES} are needed",
-                       next_step="free space or choose another with --out", exit_code=ENVIRONMENT)
+        raise KitError(
+            "output folder is full",
+            where=str(out),
+            why=f"{free} bytes are free, {LEAST_FREE_BYTES} are needed",
+            next_step="free space or choose another with --out",
+            exit_code=ENVIRONMENT,
+        )
 
 
 def _new_run(out: Path, resolved: plan.Plan, chip_id: str) -> Path:
@@ -153,13 +189,26 @@ def _new_run(out: Path, resolved: plan.Plan, chip_id: str) -> Path:
     return out / f"{resolved.name}-{chip_id}-{stamp}-{secrets.token_hex(3)}"
 
 
-def _open_log(run: Path, resolved: plan.Plan, product: chip.Chip, key: Ed25519PrivateKey, runner: launch.Runner, made: archive.Archive, *, resumed: bool) -> record.RunLog:
+def _open_log(
+    run: Path,
+    resolved: plan.Plan,
+    product: chip.Chip,
+    key: Ed25519PrivateKey,
+    runner: launch.Runner,
+    made: archive.Archive,
+    *,
+    resumed: bool,
+) -> record.RunLog:
     if not resumed:
         return _open_new(run, resolved, product, key, runner, made)
     log = record.RunLog(run, key)
     if log.entries[0]["worker_sha256"] != made.sha256:
         log.close()
-        raise KitError("the worker changed since the run was opened", where=str(run), next_step="check out the kit's earlier version, or start a new run")
+        raise KitError(
+            "the worker changed since the run was opened",
+            where=str(run),
+            next_step="check out the kit's earlier version, or start a new run",
+        )
     runner.stop_leftovers(run.name)
     seal.unseal(run)
     log.append("resume")
@@ -173,13 +222,27 @@ def end_open_attempts(log: record.RunLog) -> None:
         _end_attempt(log, case_id, attempt, "interrupted", "the kit was stopped before the attempt ended")
 
 
-def _open_new(run: Path, resolved: plan.Plan, product: chip.Chip, key: Ed25519PrivateKey, runner: launch.Runner, made: archive.Archive) -> record.RunLog:
+def _open_new(
+    run: Path,
+    resolved: plan.Plan,
+    product: chip.Chip,
+    key: Ed25519PrivateKey,
+    runner: launch.Runner,
+    made: archive.Archive,
+) -> record.RunLog:
     evidence = run / "evidence"
     evidence.mkdir(parents=True)
     write_atomic(evidence / "plan.json", resolved.to_bytes())
     write_atomic(evidence / "environment.json", canonical(_facts(product, runner.isolation, made)) + b"\n")
     log = record.RunLog(run, key)
-    log.append("open", run=run.name, plan_sha256=resolved.sha256(), kit_version=__version__, worker_sha256=made.sha256, isolation=runner.isolation.kind)
+    log.append(
+        "open",
+        run=run.name,
+        plan_sha256=resolved.sha256(),
+        kit_version=__version__,
+        worker_sha256=made.sha256,
+        isolation=runner.isolation.kind,
+    )
     for name in ("plan.json", "environment.json"):
         log.append_file(evidence / name)
     return log
@@ -190,7 +253,11 @@ def _facts(product: chip.Chip, isolation: launch.Isolation, made: archive.Archiv
         "schemaVersion": 1,
         "host": environment.host(),
         "chip": {"id": product.id, "status": product.status},
-        "kit": {"version": __version__, "worker": {"sha256": made.sha256}, "tree": {"sha256": archive.kit_tree_sha256()}},
+        "kit": {
+            "version": __version__,
+            "worker": {"sha256": made.sha256},
+            "tree": {"sha256": archive.kit_tree_sha256()},
+        },
         "isolation": {"kind": isolation.kind, "reason": isolation.reason},
         "image": isolation.image,
         "lock": isolation.lock,

@@ -56,7 +56,9 @@ def _explain(error: ValidationError) -> tuple[str, str]:
 
 def check(document: Any, schema: str, where: str) -> None:
     """Raise one KitError (exit 2) when `document` does not fit `schema` (a name below manifests/schemas)."""
-    errors = sorted(_validator(schema).iter_errors(document), key=lambda error: (len(error.absolute_path), str(error.path)))
+    errors = sorted(
+        _validator(schema).iter_errors(document), key=lambda error: (len(error.absolute_path), str(error.path))
+    )
     if not errors:
         return
     what, advice = _explain(errors[0])

@@ -26,8 +26,15 @@ PAYLOAD_TYPE = "application/vnd.in-toto+json"
 def case_states(plan: Plan, log: RunLog) -> list[dict[str, Any]]:
     """Every case of the plan with its state and attempts; the first completed attempt decides."""
     tried = attempts(log.entries)
-    return [{"id": case["id"], "suite": case["suite"], "state": state_of(tried.get(case["id"], [])), "attempts": tried.get(case["id"], [])}
-            for case in plan.cases]
+    return [
+        {
+            "id": case["id"],
+            "suite": case["suite"],
+            "state": state_of(tried.get(case["id"], [])),
+            "attempts": tried.get(case["id"], []),
+        }
+        for case in plan.cases
+    ]
 
 
 def state_of(tries: list[dict[str, Any]]) -> str:
@@ -59,7 +66,9 @@ def seal(run: Path, plan: Plan, log: RunLog, key: Ed25519PrivateKey) -> None:
     write_atomic(run / "run.dsse.json", sign(canonical(statement), key))
 
 
-def _statement(log: RunLog, plan: Plan, states: list[dict[str, Any]], claims: list[dict[str, Any]], sums: str) -> dict[str, Any]:
+def _statement(
+    log: RunLog, plan: Plan, states: list[dict[str, Any]], claims: list[dict[str, Any]], sums: str
+) -> dict[str, Any]:
     environment = loads((log.run / "evidence/environment.json").read_bytes())
     opened = log.entries[0]
     predicate = {
@@ -76,19 +85,30 @@ def _statement(log: RunLog, plan: Plan, states: list[dict[str, Any]], claims: li
         "started": rfc3339(opened["wall_ns"]),
         "finished": rfc3339(log.entries[-1]["wall_ns"]),
     }
-    return {"_type": STATEMENT_TYPE, "subject": [{"name": "SHA256SUMS", "digest": {"sha256": sums}}],
-            "predicateType": PREDICATE_TYPE, "predicate": predicate}
+    return {
+        "_type": STATEMENT_TYPE,
+        "subject": [{"name": "SHA256SUMS", "digest": {"sha256": sums}}],
+        "predicateType": PREDICATE_TYPE,
+        "predicate": predicate,
+    }
 
 
 def sign(payload: bytes, key: Ed25519PrivateKey) -> bytes:
     """A DSSE envelope with one signature, as JSON bytes."""
     spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     signature = key.sign(envelope.pae(PAYLOAD_TYPE, payload))
-    return canonical({
-        "payloadType": PAYLOAD_TYPE,
-        "payload": base64.b64encode(payload).decode(),
-        "signatures": [{"keyid": hashlib.sha256(spki).hexdigest(), "sig": base64.b64encode(signature).decode()}],
-    }) + b"\n"
+    return (
+        canonical(
+            {
+                "payloadType": PAYLOAD_TYPE,
+                "payload": base64.b64encode(payload).decode(),
+                "signatures": [
+                    {"keyid": hashlib.sha256(spki).hexdigest(), "sig": base64.b64encode(signature).decode()}
+                ],
+            }
+        )
+        + b"\n"
+    )
 
 
 def rfc3339(wall_ns: int) -> str:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
+from verify.replay import replay
 
 from kit.files import write_atomic
 from kit.progress import duration
 from verify import table
-from verify.replay import replay
 
 VERDICT_EXIT = {"verified": 0, "refused": 1, "unchecked": 2}
 
@@ -38,8 +38,13 @@ def print_dry_run(rows: list[dict[str, Any]], *, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"cases": rows}, sort_keys=True))
         return 0
-    print(tabulate([(row["case"], row["suite"], row["isolation"], row["image"] or "-", _estimate(row)) for row in rows],
-                   headers=("case", "suite", "isolation", "image", "estimate"), tablefmt="simple"))
+    print(
+        tabulate(
+            [(row["case"], row["suite"], row["isolation"], row["image"] or "-", _estimate(row)) for row in rows],
+            headers=("case", "suite", "isolation", "image", "estimate"),
+            tablefmt="simple",
+        )
+    )
     for row in rows:
         print(f"\n{row['case']}:\n  {row['command']}")
     return 0

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tests.conftest import ROOT
 
 HERE = Path(__file__).parent
@@ -25,8 +26,17 @@ COMMANDS = {
 
 
 def call(*args: str, home: Path) -> subprocess.CompletedProcess[str]:
-    env = {"PATH": os.environ["PATH"], "COLUMNS": "120", "NO_COLOR": "1", "CHIPASSAY_CACHE": str(home / "cache"), "CHIPASSAY_CONFIG": str(home / "config"), "LANG": "C.UTF-8"}
-    return subprocess.run([sys.executable, "-m", *args], cwd=ROOT, env=env, text=True, capture_output=True, check=False, timeout=60)
+    env = {
+        "PATH": os.environ["PATH"],
+        "COLUMNS": "120",
+        "NO_COLOR": "1",
+        "CHIPASSAY_CACHE": str(home / "cache"),
+        "CHIPASSAY_CONFIG": str(home / "config"),
+        "LANG": "C.UTF-8",
+    }
+    return subprocess.run(
+        [sys.executable, "-m", *args], cwd=ROOT, env=env, text=True, capture_output=True, check=False, timeout=60
+    )
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -78,8 +88,15 @@ def test_bad_input_is_one_line_and_a_code(args: tuple[str, ...], tmp_path: Path)
 
 def test_engine_that_does_not_answer(tmp_path: Path) -> None:
     env = os.environ | {"DOCKER_HOST": "unix:///nonexistent/engine.sock", "CHIPASSAY_CONFIG": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-m", "kit", "run", "--isolation", "container", "--out", str(tmp_path / "o")],
-                          cwd=ROOT, env=env, text=True, capture_output=True, check=False, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-m", "kit", "run", "--isolation", "container", "--out", str(tmp_path / "o")],
+        cwd=ROOT,
+        env=env,
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
     assert done.returncode == 3
     assert len(done.stderr.strip().splitlines()) == 1
     assert "Traceback" not in done.stderr
@@ -88,10 +105,33 @@ def test_engine_that_does_not_answer(tmp_path: Path) -> None:
 def test_official_plan_needs_a_container(tmp_path: Path) -> None:
     text = (ROOT / "manifests/plans/smoke.toml").read_text(encoding="utf-8")
     plan = tmp_path / "official.toml"
-    plan.write_text(text.replace('isolation = "preferred"', 'isolation = "required"').replace("official = false", "official = true"), encoding="utf-8")
+    plan.write_text(
+        text.replace('isolation = "preferred"', 'isolation = "required"').replace(
+            "official = false", "official = true"
+        ),
+        encoding="utf-8",
+    )
     env = os.environ | {"DOCKER_HOST": "unix:///nonexistent/engine.sock", "CHIPASSAY_CONFIG": str(tmp_path)}
     for isolation in ("auto", "none"):
-        done = subprocess.run([sys.executable, "-m", "kit", "run", "--plan", str(plan), "--isolation", isolation, "--out", str(tmp_path / "o")],
-                              cwd=ROOT, env=env, text=True, capture_output=True, check=False, timeout=60)
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "kit",
+                "run",
+                "--plan",
+                str(plan),
+                "--isolation",
+                isolation,
+                "--out",
+                str(tmp_path / "o"),
+            ],
+            cwd=ROOT,
+            env=env,
+            text=True,
+            capture_output=True,
+            check=False,
+            timeout=60,
+        )
         assert (done.returncode, isolation) == ({"auto": 3, "none": 2}[isolation], isolation), done.stderr
         assert list((tmp_path / "o").glob("*")) == []

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from tests.conftest import ROOT
 
 NO_ENGINE = {"DOCKER_HOST": "unix:///nonexistent/engine.sock"}
@@ -22,11 +23,21 @@ ISOLATIONS = {"container": {}, "environment": NO_ENGINE}
 
 
 def kit(*args: str, env: dict[str, str] | None = None, timeout: float = 1500) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "kit", *args], cwd=ROOT, env=os.environ | (env or {}), text=True, capture_output=True, timeout=timeout)
+    return subprocess.run(
+        [sys.executable, "-m", "kit", *args],
+        check=False,
+        cwd=ROOT,
+        env=os.environ | (env or {}),
+        text=True,
+        capture_output=True,
+        timeout=timeout,
+    )
 
 
 def verify(*args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "verify", *args], cwd=ROOT, text=True, capture_output=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, "-m", "verify", *args], check=False, cwd=ROOT, text=True, capture_output=True, timeout=300
+    )
 
 
 def only_run(out: Path) -> Path:
@@ -35,8 +46,14 @@ def only_run(out: Path) -> Path:
 
 
 def start(out: Path, env: dict[str, str]) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-m", "kit", "run", "--case", "pretrain-*", "--out", str(out)], cwd=ROOT,
-                            env=os.environ | env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-m", "kit", "run", "--case", "pretrain-*", "--out", str(out)],
+        cwd=ROOT,
+        env=os.environ | env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def wait_for_steps(out: Path, process: subprocess.Popen[str], steps: int = 3) -> None:
@@ -64,7 +81,10 @@ def test_smoke_end_to_end(kind: str, tmp_path: Path) -> None:
     result = json.loads((tmp_path / f"{run.name}.result.json").read_text())
     assert result["verdict"] == "verified"
     assert {case["id"]: case["state"] for case in result["cases"]} == {
-        "pretrain-llama-tiny": "done", "text-generation-llama-tiny-c1": "done", "text-generation-llama-tiny-c4": "done"}
+        "pretrain-llama-tiny": "done",
+        "text-generation-llama-tiny-c1": "done",
+        "text-generation-llama-tiny-c4": "done",
+    }
     for case in result["cases"]:
         assert all(metric["value"] > 0 for metric in case["metrics"].values()), case
     assert json.loads((run / "evidence/environment.json").read_text())["isolation"]["kind"] == kind

@@ -6,11 +6,39 @@ import ast
 from pathlib import Path
 
 import pytest
+
 from tests.conftest import ROOT
 
-FORBIDDEN = {"kit", "torch", "requests", "urllib", "http", "socket", "subprocess", "docker", "asyncio", "ssl", "httpx", "ctypes"}
+FORBIDDEN = {
+    "kit",
+    "torch",
+    "requests",
+    "urllib",
+    "http",
+    "socket",
+    "subprocess",
+    "docker",
+    "asyncio",
+    "ssl",
+    "httpx",
+    "ctypes",
+}
 ALLOWED_THIRD_PARTY = {"cryptography", "jsonschema", "referencing", "msgspec", "tabulate", "zstandard"}
-VENDORS = ("nvidia", "cuda", "rocm", "ascend", "cambricon", "mthreads", "metax", "hygon", "kunlun", "enflame", "iluvatar", "biren", "habana")
+VENDORS = (
+    "nvidia",
+    "cuda",
+    "rocm",
+    "ascend",
+    "cambricon",
+    "mthreads",
+    "metax",
+    "hygon",
+    "kunlun",
+    "enflame",
+    "iluvatar",
+    "biren",
+    "habana",
+)
 
 
 def imported(path: Path) -> set[str]:

@@ -6,6 +6,7 @@ import stat
 from pathlib import Path
 
 import pytest
+
 from kit import keys
 from kit.errors import KitError
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from kit import plan
 from kit.errors import KitError
 from tests.conftest import ROOT
@@ -30,7 +31,10 @@ def refusal(source: dict[str, Any]) -> str:
 def test_smoke_resolves_to_every_value() -> None:
     resolved = plan.load("smoke")
     assert [case["id"] for case in resolved.cases] == [
-        "pretrain-llama-tiny", "text-generation-llama-tiny-c1", "text-generation-llama-tiny-c4"]
+        "pretrain-llama-tiny",
+        "text-generation-llama-tiny-c1",
+        "text-generation-llama-tiny-c4",
+    ]
     assert [case["section"] for case in resolved.cases] == ["training", "inference", "inference"]
     assert resolved.cases[2]["concurrency"] == 4
     assert "matrix" not in resolved.cases[2]
@@ -94,7 +98,11 @@ def test_select() -> None:
         plan.select(resolved, ["pretrian"], None, None)
 
 
-JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda inner: st.lists(inner, max_size=3), max_leaves=5)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=5,
+)
 
 
 @given(st.sampled_from(["id", "suite", "matrix", "seed", "model", "zero_stage", "data"]), JSON)

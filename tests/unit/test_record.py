@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from kit.errors import KitError
 from kit.record import RunLog, attempts, open_attempts
 from verify.merkle import Frontier

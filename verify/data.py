@@ -1,0 +1,52 @@
+"""Where the files that come with the code are: manifests/ and baselines/."""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from referencing import Registry, Resource
+
+from verify.findings import Finding, Unchecked, error
+from verify.strict import loads
+
+SCHEMAS = "manifests/schemas"
+
+
+def root() -> Path:
+    """The folder that holds manifests/ and baselines/: the checkout, else <prefix>/share/chipassay."""
+    checkout = Path(__file__).resolve().parent.parent
+    if (checkout / "manifests").is_dir():
+        return checkout
+    installed = Path(sys.prefix) / "share/chipassay"
+    if (installed / "manifests").is_dir():
+        return installed
+    raise Unchecked("manifests/ is missing", where=str(installed), next_step="install chipassay again, or use a checkout")
+
+
+@cache
+def _registry() -> Registry[Any]:
+    documents = [loads(path.read_bytes(), str(path)) for path in sorted((root() / SCHEMAS).rglob("*.schema.json"))]
+    return Registry().with_resources((document["$id"], Resource.from_contents(document)) for document in documents)
+
+
+@cache
+def _validator(name: str) -> Draft202012Validator:
+    path = root() / SCHEMAS / f"{name}.schema.json"
+    return Draft202012Validator(loads(path.read_bytes(), str(path)), registry=_registry())
+
+
+def has_schema(name: str) -> bool:
+    """Whether manifests/schemas holds a schema of this name."""
+    return (root() / SCHEMAS / f"{name}.schema.json").is_file()
+
+
+def violations(document: Any, schema: str, rule: str, where: str) -> list[Finding]:
+    """One finding for each way in which `document` breaks the named schema, at most 20."""
+    found = []
+    for fault in sorted(_validator(schema).iter_errors(document), key=lambda fault: fault.json_path)[:20]:
+        found.append(error(rule, f"{where} {fault.json_path}", f"{fault.validator} of {schema}.schema.json", fault.message))
+    return found
