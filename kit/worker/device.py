@@ -1,0 +1,44 @@
+"""The device that torch sees, through torch.accelerator: no vendor is named here."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from typing import Any
+
+import torch
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose(local_rank: int) -> torch.device:
+    """This rank's accelerator, or the CPU where torch sees none."""
+    if not torch.accelerator.is_available():
+        return torch.device("cpu")
+    torch.accelerator.set_device_index(local_rank)
+    return torch.device(torch.accelerator.current_accelerator().type, local_rank)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done everything that was asked of it."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def backend(device: torch.device) -> str:
+    """The collective library that torch prefers for the device."""
+    return torch.distributed.get_default_backend_for_device(device.type)
+
+
+def name(device: torch.device) -> str:
+    """What the device calls itself."""
+    if device.type == "cpu":
+        return platform.processor() or platform.machine()
+    return str(torch.get_device_module(device).get_device_name(device))
+
+
+def facts(device: torch.device) -> dict[str, Any]:
+    """Fields of the `environment` event."""
+    packages = {dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions() if dist.metadata["Name"]}
+    return {"python": platform.python_version(), "torch": torch.__version__, "device": device.type, "device_name": name(device),
+            "packages": dict(sorted(packages.items()))}

@@ -1,0 +1,164 @@
+"""Replays one run: every check of seal, log, files and numbers, in an order in which nothing unchecked is trusted.
+
+A finding does not stop the replay where going on is safe; the payload of an envelope that nobody signed is not parsed.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from verify import envelope, policy, runlog, statement, tree
+from verify.files import Evidence
+from verify.findings import Finding, Refused, Unchecked, error
+from verify.result import Result
+from verify.score import claims, document, evaluate
+from verify.strict import canonical
+
+ENVELOPE = "run.dsse.json"
+SUMS = "SHA256SUMS"
+FOLDERS = ("evidence", "runlog")
+TOP = (ENVELOPE, SUMS, *FOLDERS)
+
+
+@dataclass(slots=True)
+class _Replay:
+    """What is known so far about the run at hand."""
+
+    run: Path
+    trust: policy.Policy
+    at: datetime.datetime
+    result: Result = field(default_factory=Result)
+    signer: envelope.PublicKey | None = None
+    stated: dict[str, Any] | None = None
+    log: runlog.Log = field(default_factory=runlog.Log)
+    evidence: Evidence = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.evidence = Evidence(self.run / "evidence")
+
+    def add(self, found: Iterable[Finding]) -> None:
+        """Keep findings; a Refused on the way is one more of them."""
+        try:
+            for finding in found:
+                self.result.findings.append(finding)
+        except Refused as bad:
+            self.result.findings.append(bad.finding)
+
+    def attempt(self, make: Callable[[], Any]) -> Any:
+        """What `make` returns, or None with its refusal kept."""
+        try:
+            return make()
+        except Refused as bad:
+            self.result.findings.append(bad.finding)
+            return None
+
+
+def replay(run: Path, trust: str | Path | None, at: datetime.datetime | None = None) -> Result:
+    """Check the sealed run in folder `run` under a policy (`self`, a file, or None) at a time (default now)."""
+    if not run.is_dir() or not any((run / name).exists() for name in TOP):
+        raise Unchecked("not a run directory", where=str(run), why=f"none of {', '.join(TOP)} is there", next_step="name a folder below runs/")
+    state = _Replay(run, policy.load(trust), at or datetime.datetime.now(datetime.UTC))
+    state.add(_top(run))
+    _seal(state)
+    _log(state)
+    _tree(state)
+    _numbers(state)
+    state.result.run |= statement.facts(state.stated, run.name)
+    return state.result
+
+
+def _top(run: Path) -> Iterator[Finding]:
+    names = set(os.listdir(run))
+    for name in sorted(names - set(TOP)):
+        yield error("top.extra", name, f"only {', '.join(TOP)}", "something else")
+    for name in TOP:
+        if name not in names:
+            yield error("top.missing", name, "a sealed run", "no such name; an unsealed run is sealed by: python -m kit seal RUN")
+            continue
+        status = (run / name).lstat()
+        plain = stat.S_ISDIR(status.st_mode) if name in FOLDERS else stat.S_ISREG(status.st_mode) and status.st_nlink == 1
+        if not plain:
+            yield error("top.type", name, "a folder" if name in FOLDERS else "a regular file with one link", stat.filemode(status.st_mode))
+
+
+def _seal(state: _Replay) -> None:
+    """Keys, envelope, policy, statement."""
+    state.signer = state.attempt(lambda: envelope.load_key(state.evidence.read("signer.pub.pem"), "evidence/signer.pub.pem"))
+    sealed: envelope.Envelope | None = state.attempt(lambda: _envelope(state.run))
+    if sealed is None:
+        return
+    own = [state.signer] if state.signer else []
+    names = envelope.signers(sealed, [*own, *(named.key for named in state.trust.keys.values())])
+    faults = list(_signatures(sealed, names, state.signer))
+    state.add(faults)
+    signed = [name for name in names if name]
+    state.result.run |= {"signer": signed[0] if signed else None, "origin": _origin(state.trust, signed)}
+    if faults:
+        return
+    state.add(state.trust.judge(signed, state.at))
+    state.stated = state.attempt(lambda: statement.parse(sealed))
+
+
+def _origin(trust: policy.Policy, signed: list[str]) -> str:
+    return policy.SELF if trust.name == policy.SELF else trust.party(signed) or "unchecked"
+
+
+def _envelope(run: Path) -> envelope.Envelope:
+    data = Evidence(run).read(ENVELOPE, envelope.MAX_BYTES)
+    sealed = envelope.parse(data)
+    from verify.strict import loads
+
+    if canonical(loads(data, ENVELOPE)) + b"\n" != data:
+        raise Refused("envelope.canonical", ENVELOPE, "canonical JSON with one final newline", "another writing of it")
+    return sealed
+
+
+def _signatures(sealed: envelope.Envelope, names: list[str | None], signer: envelope.PublicKey | None) -> Iterator[Finding]:
+    for index, (name, signature) in enumerate(zip(names, sealed.signatures, strict=True)):
+        where = f"{ENVELOPE}: signature {index}"
+        if name is None:
+            yield error("envelope.signature", where, "a signature by a known key", f"keyid {signature.keyid}")
+        elif name != signature.keyid:
+            yield error("envelope.keyid", where, name, signature.keyid)
+        elif name in names[:index]:
+            yield error("envelope.twin", where, "one signature a key", f"another by {name}")
+    if signer is None or envelope.keyid(signer) not in names:
+        yield error("envelope.signature", ENVELOPE, "a signature by evidence/signer.pub.pem", "none")
+
+
+def _log(state: _Replay) -> None:
+    state.log = state.attempt(lambda: runlog.read(state.run / "runlog")) or runlog.Log()
+    state.add(state.log.findings)
+    origin = runlog.ORIGIN + (state.stated["run"] if state.stated else state.run.name)
+    state.add(runlog.checkpoints(state.run / "runlog", state.log, origin, state.signer))
+    if state.stated:
+        state.add(runlog.bound(state.log, state.stated["log"]))
+        state.add(statement.against_log(state.stated, state.log))
+
+
+def _tree(state: _Replay) -> None:
+    walk = tree.Walk(state.run / "evidence")
+    state.add(walk.findings)
+    source = Evidence(state.run)
+    sums = state.attempt(lambda: source.read(SUMS))
+    listed = state.attempt(lambda: tree.parse_sums(sums)) if sums is not None else None
+    if sums is None or listed is None:
+        return
+    state.add(tree.compare(listed, walk))
+    state.add(runlog.files(state.log, listed, walk.sizes))
+    state.add(runlog.closing(state.log, sums))
+    if state.stated:
+        state.add(statement.subject(state.stated, source.digests[SUMS]))
+    state.walked = walk.digests
+
+
+def _numbers(state: _Replay) -> None:
+    state.result.cases = state.attempt(lambda: evaluate(state.evidence)) or []
+    for case in state.result.cases:
+        state.add(case.findings)
