@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from verify import envelope, policy, runlog, statement, tree
+from verify import complete, envelope, policy, runlog, statement, tree
 from verify.files import Evidence
 from verify.findings import Finding, Refused, Unchecked, error
 from verify.result import Result
 from verify.score import claims, document, evaluate
-from verify.strict import canonical
+from verify.strict import canonical, loads
 
 ENVELOPE = "run.dsse.json"
 SUMS = "SHA256SUMS"
@@ -36,11 +36,17 @@ class _Replay:
     result: Result = field(default_factory=Result)
     signer: envelope.PublicKey | None = None
     stated: dict[str, Any] | None = None
+    listed: dict[str, str] = field(default_factory=dict)
     log: runlog.Log = field(default_factory=runlog.Log)
     evidence: Evidence = field(init=False)
 
     def __post_init__(self) -> None:
         self.evidence = Evidence(self.run / "evidence")
+
+    @property
+    def said(self) -> dict[str, Any] | None:
+        """The predicate of the statement, once its signature holds."""
+        return self.stated["predicate"] if self.stated else None
 
     def add(self, found: Iterable[Finding]) -> None:
         """Keep findings; a Refused on the way is one more of them."""
@@ -68,8 +74,9 @@ def replay(run: Path, trust: str | Path | None, at: datetime.datetime | None = N
     _seal(state)
     _log(state)
     _tree(state)
-    _numbers(state)
-    state.result.run |= statement.facts(state.stated, run.name)
+    _complete(state)
+    _same_bytes(state)
+    state.result.run |= statement.facts(state.said, run.name)
     return state.result
 
 
@@ -112,8 +119,6 @@ def _origin(trust: policy.Policy, signed: list[str]) -> str:
 def _envelope(run: Path) -> envelope.Envelope:
     data = Evidence(run).read(ENVELOPE, envelope.MAX_BYTES)
     sealed = envelope.parse(data)
-    from verify.strict import loads
-
     if canonical(loads(data, ENVELOPE)) + b"\n" != data:
         raise Refused("envelope.canonical", ENVELOPE, "canonical JSON with one final newline", "another writing of it")
     return sealed
@@ -133,13 +138,15 @@ def _signatures(sealed: envelope.Envelope, names: list[str | None], signer: enve
 
 
 def _log(state: _Replay) -> None:
-    state.log = state.attempt(lambda: runlog.read(state.run / "runlog")) or runlog.Log()
+    folder = state.run / "runlog"
+    state.log = runlog.read(folder)
     state.add(state.log.findings)
-    origin = runlog.ORIGIN + (state.stated["run"] if state.stated else state.run.name)
-    state.add(runlog.checkpoints(state.run / "runlog", state.log, origin, state.signer))
-    if state.stated:
-        state.add(runlog.bound(state.log, state.stated["log"]))
-        state.add(statement.against_log(state.stated, state.log))
+    origin = runlog.ORIGIN + (state.said["run"] if state.said else state.run.name)
+    state.add(runlog.checkpoints(folder, state.log, origin, state.signer))
+    if state.said:
+        state.add(runlog.bound(state.log, state.said["log"]))
+        state.add(statement.against_log(state.said, state.log))
+        state.add(statement.named(state.said, state.run.name))
 
 
 def _tree(state: _Replay) -> None:
@@ -147,18 +154,43 @@ def _tree(state: _Replay) -> None:
     state.add(walk.findings)
     source = Evidence(state.run)
     sums = state.attempt(lambda: source.read(SUMS))
-    listed = state.attempt(lambda: tree.parse_sums(sums)) if sums is not None else None
-    if sums is None or listed is None:
+    if sums is None:
         return
-    state.add(tree.compare(listed, walk))
-    state.add(runlog.files(state.log, listed, walk.sizes))
     state.add(runlog.closing(state.log, sums))
     if state.stated:
         state.add(statement.subject(state.stated, source.digests[SUMS]))
-    state.walked = walk.digests
+    state.listed = state.attempt(lambda: tree.parse_sums(sums)) or {}
+    if state.listed:
+        state.add(tree.compare(state.listed, walk))
+        state.add(runlog.files(state.log, state.listed, walk.sizes))
+
+
+def _complete(state: _Replay) -> None:
+    plan = state.attempt(lambda: document(state.evidence, "plan.json", "resolved_plan"))
+    states = state.attempt(lambda: document(state.evidence, "cases.json", "cases"))
+    environment = state.attempt(lambda: document(state.evidence, "environment.json", "environment"))
+    if plan and state.said and environment:
+        state.add(statement.against_environment(state.said, plan["name"], state.evidence.read("plan.json"), environment))
+    if states:
+        state.add(complete.attempts(states, state.log))
+        if plan:
+            state.add(complete.cases(plan, states))
+        if state.said:
+            state.add(complete.stated(states, state.said["cases"]))
+    if plan and states:
+        _numbers(state)
 
 
 def _numbers(state: _Replay) -> None:
     state.result.cases = state.attempt(lambda: evaluate(state.evidence)) or []
     for case in state.result.cases:
         state.add(case.findings)
+    if state.said:
+        state.add(statement.claimed(state.said, claims(state.result.cases)))
+
+
+def _same_bytes(state: _Replay) -> None:
+    """What was scored is what was hashed."""
+    for path, digest in state.evidence.digests.items():
+        if state.listed and state.listed.get(path) != digest:
+            state.add([error("tree.read", path, f"the bytes that SHA256SUMS lists: {state.listed.get(path)}", digest)])

@@ -1,0 +1,96 @@
+"""`python -m verify RUN`: reads arguments, prints the table or result.json, and answers by exit code.
+
+0 verified, 1 refused, 2 could not check or misuse; what is wrong with the command is one line on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from verify import policy, profile, table
+from verify.findings import Refused, Unchecked
+from verify.replay import replay
+from verify.result import Result
+
+MISUSE = 2
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise Unchecked(message, next_step="see python -m verify --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m verify", description="Replay a sealed run: check seal, log and files, and recompute every score.",
+                     epilog="exit code: 0 verified, 1 refused, 2 could not check")
+    parser.add_argument("run", metavar="RUN", type=Path, help="run directory")
+    parser.add_argument("--policy", metavar="FILE|self", help="trust policy; `self` takes the run's own key and shows integrity, not origin")
+    parser.add_argument("--profile", metavar="NAME", default=profile.DEFAULT, help="scoring profile below baselines/profiles (default: %(default)s)")
+    parser.add_argument("--against", metavar="NAME", help="baseline to score against, by name")
+    parser.add_argument("--baseline", metavar="FILE", help="baseline to score against, from a file")
+    parser.add_argument("--json", metavar="FILE|-", help="write result.json; `-` prints it instead of the table")
+    parser.add_argument("--at", metavar="TIME", help="time at which keys must be valid, like 2026-01-31T12:00:00Z (default: now)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    try:
+        return _verify(list(sys.argv[1:] if argv is None else argv))
+    except (Unchecked, Refused) as stop:
+        print(f"verify: {stop}", file=sys.stderr)
+        return 1 if isinstance(stop, Refused) else MISUSE
+    except BrokenPipeError:
+        return MISUSE
+    except OSError as fault:
+        print(f"verify: {Unchecked('could not check', where=str(fault.filename or ''), why=fault.strerror or '')}", file=sys.stderr)
+        return MISUSE
+
+
+def _verify(argv: list[str]) -> int:
+    if argv[:1] == ["audit"]:
+        raise Unchecked("audits cannot be verified yet", next_step="verify the run itself: python -m verify RUN")
+    options = _parser().parse_args(argv)
+    _refuse_what_is_not_there_yet(options)
+    target = None if options.json in {None, "-"} else _target(Path(options.json), options.run)
+    chosen = profile.load(options.profile)
+    result = replay(options.run, options.policy, _time(options.at))
+    result.run["profile"] = chosen.name
+    _print(result, to_stdout=options.json == "-", target=target)
+    return result.exit_code
+
+
+def _refuse_what_is_not_there_yet(options: argparse.Namespace) -> None:
+    if options.run.name.endswith(".tar.zst"):
+        raise Unchecked("packed runs cannot be read yet", where=str(options.run), next_step="unpack it: tar --zstd -xf, then name the folder")
+    for name in ("against", "baseline"):
+        if getattr(options, name) is not None:
+            raise Unchecked(f"--{name} is not there yet", next_step="leave it out; results show 'no baseline'")
+
+
+def _time(text: str | None) -> Any:
+    try:
+        return None if text is None else policy.parse_time(text)
+    except ValueError:
+        raise Unchecked("--at is not a time", where=text or "", next_step="write it like 2026-01-31T12:00:00Z") from None
+
+
+def _target(path: Path, run: Path) -> Path:
+    if path.resolve().is_relative_to(run.resolve()):
+        raise Unchecked("--json would write into the sealed run", where=str(path), next_step="name a file outside of it")
+    if not path.resolve().parent.is_dir():
+        raise Unchecked("folder of --json does not exist", where=str(path), next_step="make it first")
+    return path
+
+
+def _print(result: Result, *, to_stdout: bool, target: Path | None) -> None:
+    document = result.document()
+    text = json.dumps(document, indent=1, sort_keys=True)
+    if target is not None:
+        target.write_text(text + "\n", encoding="utf-8")
+    print(text if to_stdout else table.render(document), flush=True)

@@ -1,0 +1,99 @@
+"""The in-toto statement of a run, and what it must agree with: the plan, the environment, the log, the cases, the claims."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+from verify.data import violations
+from verify.envelope import Envelope
+from verify.findings import Finding, Refused, error, notice
+from verify.runlog import ORIGIN, Log, Open
+from verify.strict import SAFE_INTEGER, canonical, loads
+
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+WHERE = "statement"
+SHARED = ("kit", "isolation", "image", "lock")
+Predicate = dict[str, Any]
+
+
+def parse(sealed: Envelope) -> dict[str, Any]:
+    """The statement of an envelope whose signatures were checked, or Refused."""
+    if sealed.payload_type != PAYLOAD_TYPE:
+        raise Refused("statement.type", WHERE, PAYLOAD_TYPE, sealed.payload_type)
+    value = loads(sealed.payload, WHERE, largest=SAFE_INTEGER)
+    for fault in violations(value, "statement", "statement.schema", WHERE):
+        raise Refused(fault.rule, fault.where, fault.expected, fault.found)
+    if canonical(value) != sealed.payload:
+        raise Refused("statement.canonical", WHERE, "canonical JSON, which the shell check relies on", "another writing of it")
+    return dict(value)
+
+
+def subject(stated: dict[str, Any], sums_sha256: str) -> Iterator[Finding]:
+    """The statement's subject is this SHA256SUMS."""
+    expected = stated["subject"][0]["digest"]["sha256"]
+    if expected != sums_sha256:
+        yield error("statement.subject", "SHA256SUMS", expected, sums_sha256)
+
+
+def _differ(rule: str, pairs: dict[str, tuple[object, object]]) -> Iterator[Finding]:
+    for name, (expected, found) in pairs.items():
+        if expected != found:
+            yield error(rule, f"{WHERE} {name}", expected, found)
+
+
+def against_environment(said: Predicate, plan_name: str, plan: bytes, environment: dict[str, Any]) -> Iterator[Finding]:
+    """Plan, chip, kit, isolation, image and lock are those of the evidence."""
+    yield from _differ("statement.plan", {
+        "plan.sha256": (hashlib.sha256(plan).hexdigest(), said["plan"]["sha256"]), "plan.name": (plan_name, said["plan"]["name"])})
+    yield from _differ("statement.environment", {
+        "chip": (environment["chip"]["id"], said["chip"]), **{name: (environment[name], said[name]) for name in SHARED}})
+
+
+def against_log(said: Predicate, log: Log) -> Iterator[Finding]:
+    """The log was opened for this run, plan and kit, and started and finished when the statement says."""
+    if not log.entries or not isinstance(opened := log.entries[0], Open):
+        return
+    yield from _differ("statement.log", {
+        "log.origin": (ORIGIN + said["run"], said["log"]["origin"]),
+        "run": (opened.run, said["run"]), "plan.sha256": (opened.plan_sha256, said["plan"]["sha256"]),
+        "kit.version": (opened.kit_version, said["kit"]["version"]), "kit.worker": (opened.worker_sha256, said["kit"]["worker"]["sha256"]),
+        "isolation.kind": (opened.isolation, said["isolation"]["kind"]),
+        "started": (_rfc3339(opened.wall_ns), said["started"]), "finished": (_rfc3339(log.entries[-1].wall_ns), said["finished"])})
+
+
+def _rfc3339(wall_ns: int) -> str:
+    try:
+        return datetime.datetime.fromtimestamp(wall_ns // 10**9, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (OverflowError, ValueError, OSError):
+        return "a time that no calendar has"
+
+
+def named(said: Predicate, folder: str) -> Iterator[Finding]:
+    """A run kept under another name is worth knowing, no more."""
+    if said["run"] != folder:
+        yield notice("run.name", folder, said["run"], folder)
+
+
+def claimed(said: Predicate, expected: list[dict[str, Any]]) -> Iterator[Finding]:
+    """Claims are what the events give, compared as text; none is missing, none is added."""
+    ours = {(claim["case"], claim["metric"]): (claim["value"], claim["unit"]) for claim in expected}
+    theirs: dict[tuple[str, str], tuple[str, str]] = {}
+    for claim in said["claims"]:
+        key = (claim["case"], claim["metric"])
+        if key in theirs:
+            yield error("claims.twin", f"claim {key[0]} {key[1]}", "each claim once", "two")
+        theirs[key] = (claim["value"], claim["unit"])
+    for key in sorted(ours.keys() | theirs.keys()):
+        if ours.get(key) != theirs.get(key):
+            yield error("claims.value", f"claim {key[0]} {key[1]}", " ".join(ours.get(key, ("no claim",))), " ".join(theirs.get(key, ("no claim",))))
+
+
+def facts(said: Predicate | None, folder: str) -> dict[str, Any]:
+    """What result.json shows of the run."""
+    if said is None:
+        return {"run": folder}
+    return {"run": said["run"], "plan": said["plan"]["name"], "chip": said["chip"], "isolation": said["isolation"]["kind"],
+            "image": said["image"], "kit": said["kit"]["version"], "started": said["started"], "finished": said["finished"]}
