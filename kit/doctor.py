@@ -10,7 +10,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from kit import chip, container, environment, image, keys
+from kit import chip, engine, environment, image, keys
 from kit.errors import ENVIRONMENT, KitError
 from kit.files import cache_folder
 
@@ -20,7 +20,7 @@ Row = tuple[str, str, str, str]
 
 def _engine() -> Row:
     try:
-        version = container.engine().version()["Version"]
+        version = engine.connect().version()["Version"]
     except KitError as error:
         return "engine", "missing", str(error), "install and start Docker or Podman; plan smoke also runs without"
     return "engine", "ok", f"container engine {version}", ""

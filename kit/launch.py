@@ -1,7 +1,4 @@
-"""Where a case runs: in a container, in an environment made from the lock, or in the interpreter at hand.
-
-A runner knows how it isolates (for the seal), which command it would run (for --dry-run), and runs one attempt.
-"""
+"""Where cases run: in a container, in an environment made from the lock, or in the interpreter at hand."""
 
 from __future__ import annotations
 
@@ -13,62 +10,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from kit import container, environments, image
+from kit import container, engine, environments, image
 from kit.archive import Archive
 from kit.chip import Chip
-from kit.errors import KitError
+from kit.errors import ENVIRONMENT, KitError
+from kit.job import Isolation, Job, Outcome, Runner
 from kit.plan import Plan
 
 Say = Callable[[str], None]
 TERM_GRACE_S = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One attempt: the worker reads `case.json` in `folder` and writes its events there."""
-
-    run_name: str
-    case: dict[str, Any]
-    attempt: int
-    folder: Path
-    archive: Archive
-
-    @property
-    def time_limit_s(self) -> int:
-        return int(self.case["time_limit_s"])
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How an attempt ended: `reason` is None when the worker exited with 0."""
-
-    reason: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Isolation:
-    """What is sealed about where a run took place."""
-
-    kind: str
-    reason: str | None = None
-    image: dict[str, Any] | None = None
-    lock: dict[str, Any] | None = None
-    grants: dict[str, Any] = field(default_factory=dict)
-    packages: dict[str, Any] | None = None
-
-
-class Runner(Protocol):
-    """A way to run cases."""
-
-    isolation: Isolation
-
-    def command(self, job: Job) -> list[str]: ...
-    def run(self, job: Job, tick: Callable[[], None]) -> Outcome: ...
-    def stop_leftovers(self, run_name: str) -> None: ...
 
 
 class ProcessRunner:
@@ -90,8 +43,8 @@ class ProcessRunner:
                 stderr=err,
                 env=_environment(),
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
-            )  # noqa: PLW1509
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one system call, no lock taken
+            )
             try:
                 return _wait(process, job.time_limit_s, tick)
             finally:
@@ -139,36 +92,37 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def choose(wanted: str, plan: Plan, chip: Chip, say: Say) -> Runner:
-    """The runner for `--isolation auto|container|none`; design.md section 6 has the rule."""
+    """The runner for `--isolation auto|container|none`, or `environment` for a run that was opened in one.
+
+    `auto` falls back from a container to the locked environment only where no engine answers or no base can be had, and
+    only for plans that do not require a container (design.md section 6).
+    """
     if wanted == "none":
-        if plan.official:
-            raise KitError(
-                "plan counts officially and needs a container",
-                where=f"plan {plan.name}",
-                next_step="leave out --isolation none",
-            )
-        return _bare(chip)
+        return _bare(plan, chip)
+    if wanted == "environment":
+        return _locked(chip, "the run was opened in an environment", say)
     try:
-        container.engine()
+        return container.ContainerRunner(chip, image.ensure(chip, say))
     except KitError as error:
-        if wanted == "container" or plan.container_required:
+        if wanted == "container" or plan.container_required or error.exit_code != ENVIRONMENT:
             raise
         say(f"NO CONTAINER: {error}")
         return _locked(chip, str(error), say)
-    return container.ContainerRunner(chip, image.ensure(chip, say))
 
 
 def _locked(chip: Chip, reason: str, say: Say) -> Runner:
     say("the run uses an isolated environment made from the hash-pinned lock; the seal and every report say so")
     made = environments.prepare(chip, say)
-    isolation = Isolation("environment", reason=reason, lock={"file": made.lock_file, "sha256": made.lock_sha256})
-    return ProcessRunner(made.python, isolation)
+    return ProcessRunner(made.python, Isolation("environment", reason=reason, lock=made.lock))
 
 
-def _bare(chip: Chip) -> Runner:
-    python = Path(sys.executable)
-    isolation = Isolation("none", reason="asked for with --isolation none", packages=environments.compare(chip, python))
-    return ProcessRunner(python, isolation)
+def _bare(plan: Plan, chip: Chip) -> Runner:
+    if plan.official or plan.container_required:
+        raise KitError(
+            "plan needs a container", where=f"plan {plan.name}", next_step="leave out --isolation none"
+        )
+    isolation = Isolation("none", reason="asked for with --isolation none", packages=environments.compare(chip))
+    return ProcessRunner(Path(sys.executable), isolation)
 
 
 def shown(command: list[str]) -> str:
@@ -192,7 +146,7 @@ def _expected_kind(wanted: str, plan: Plan) -> str:
     if wanted != "auto":
         return wanted
     try:
-        container.engine()
+        engine.connect()
     except KitError:
         return "container" if plan.container_required else "environment"
     return "container"

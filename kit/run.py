@@ -15,7 +15,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from kit import __version__, archive, chip, environment, history, keys, launch, plan, progress, record, seal
+from kit import __version__, archive, chip, environment, history, job, keys, launch, plan, progress, record, seal
 from kit.errors import ENVIRONMENT, FAILED, KitError
 from kit.files import sync_folder, write_atomic
 from verify.strict import canonical, loads
@@ -48,7 +48,7 @@ class Session:
     plan: plan.Plan
     log: record.RunLog
     key: Ed25519PrivateKey
-    runner: launch.Runner
+    runner: job.Runner
     archive: archive.Archive
     show: progress.Progress
 
@@ -194,7 +194,7 @@ def _open_log(
     resolved: plan.Plan,
     product: chip.Chip,
     key: Ed25519PrivateKey,
-    runner: launch.Runner,
+    runner: job.Runner,
     made: archive.Archive,
     *,
     resumed: bool,
@@ -227,7 +227,7 @@ def _open_new(
     resolved: plan.Plan,
     product: chip.Chip,
     key: Ed25519PrivateKey,
-    runner: launch.Runner,
+    runner: job.Runner,
     made: archive.Archive,
 ) -> record.RunLog:
     evidence = run / "evidence"
@@ -248,7 +248,7 @@ def _open_new(
     return log
 
 
-def _facts(product: chip.Chip, isolation: launch.Isolation, made: archive.Archive) -> dict[str, Any]:
+def _facts(product: chip.Chip, isolation: job.Isolation, made: archive.Archive) -> dict[str, Any]:
     return {
         "schemaVersion": 1,
         "host": environment.host(),
@@ -285,10 +285,10 @@ def _attempt(session: Session, case: plan.Case, number: int) -> tuple[str, str |
     session.log.append("case-start", case=case["id"], attempt=number)
     folder.mkdir(parents=True)
     write_atomic(folder / "case.json", canonical({"case": case, "attempt": number}) + b"\n")
-    job = launch.Job(session.run.name, case, number, folder, session.archive)
+    task = job.Job(session.run.name, case, number, folder, session.archive)
     state, reason = "interrupted", "stopped by the user"
     try:
-        outcome = session.runner.run(job, lambda: session.show.tick(_recorded_bytes(folder)))
+        outcome = session.runner.run(task, lambda: session.show.tick(_recorded_bytes(folder)))
         state, reason = _state(folder, outcome)
     except KitError as error:
         state, reason = "failed", str(error)
@@ -299,7 +299,7 @@ def _attempt(session: Session, case: plan.Case, number: int) -> tuple[str, str |
     return state, reason
 
 
-def _state(folder: Path, outcome: launch.Outcome) -> tuple[str, str | None]:
+def _state(folder: Path, outcome: job.Outcome) -> tuple[str, str | None]:
     """`done` needs both a clean exit and the worker's own word in its last event."""
     end = _last_event(folder)
     if outcome.reason is None and end.get("e") == "case_end" and end.get("state") == "done":

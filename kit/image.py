@@ -1,0 +1,262 @@
+"""Images of chips: locked, built without network, checked, pinned, carried from machine to machine.
+
+An image is known by what the engine reports (config digest, and manifest digest where it came from a registry), never by
+its tag. What was built is recorded in the cache; what everybody should get can be pinned beside the recipe.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kit import base, chip, engine, recipe, wheelhouse
+from kit.errors import ENVIRONMENT, FAILED, KitError
+from kit.files import cache_folder, sha256_file, write_atomic
+from verify.data import root
+
+Say = Callable[[str], None]
+PIN = "image.pin.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageIdentity:
+    """An image that the engine has, as the engine reports it, with the record of how it was made."""
+
+    reference: str
+    config: str
+    manifest: str | None
+    platform: str
+    record: dict[str, Any]
+
+    def sealed(self) -> dict[str, Any]:
+        """What a run states about it."""
+        return {"reference": self.reference, "config": self.config, "manifest": self.manifest,
+                "platform": self.platform, "base": self.record["base"]}  # fmt: skip
+
+
+def reference(product: chip.Chip) -> str:
+    """The name under which the engine keeps the image of today's recipe."""
+    return f"chipassay/{product.id}:{recipe.load(product).sha256()[:12]}"
+
+
+def is_built(product: chip.Chip) -> bool:
+    """Whether this machine has built or imported the image of today's recipe."""
+    return _record_path(product).is_file()
+
+
+def _record_path(product: chip.Chip) -> Path:
+    return cache_folder() / "images" / f"{product.id}-{recipe.load(product).sha256()[:12]}.json"
+
+
+def ensure(product: chip.Chip, say: Say) -> ImageIdentity:
+    """The chip's image, built if this machine lacks it; KitError (exit 1) where the engine's is not the recorded or pinned one."""
+    with wheelhouse.exclusive(_record_path(product)):
+        return _known(product, engine.connect()) or build(product, say)
+
+
+def _known(product: chip.Chip, client: Any) -> ImageIdentity | None:
+    """The image with its record, or None where either is missing."""
+    path = _record_path(product)
+    attributes = _attributes(client, reference(product))
+    if attributes is None or not path.is_file():
+        return None
+    record = json.loads(path.read_text(encoding="utf-8"))
+    _same(reference(product), record["config"], attributes["Id"], "the record of its build")
+    _check_pin(product, attributes["Id"])
+    return _identity(product, attributes, record)
+
+
+def _attributes(client: Any, name: str) -> dict[str, Any] | None:
+    try:
+        return dict(client.images.get(name).attrs)
+    except engine.docker.errors.ImageNotFound:
+        return None
+    except engine.FAULTS as error:
+        raise engine.failed("engine does not tell about an image", error) from error
+
+
+def _same(name: str, expected: str, found: str, by: str) -> None:
+    if expected != found:
+        raise KitError(
+            "image is not the locked one",
+            where=name,
+            why=f"{by} says {expected}, the engine has {found}",
+            next_step=f"remove it and build again: python -m kit image build {name.split('/')[1].split(':')[0]}",
+            exit_code=FAILED,
+        )
+
+
+def _check_pin(product: chip.Chip, found: str) -> None:
+    path = product.folder / PIN
+    if path.is_file():
+        pinned = json.loads(path.read_text(encoding="utf-8"))
+        if pinned["recipe"] == recipe.load(product).sha256():
+            _same(reference(product), pinned["config"], found, f"images/{product.id}/{PIN}")
+
+
+def _identity(product: chip.Chip, attributes: dict[str, Any], record: dict[str, Any]) -> ImageIdentity:
+    digests = attributes.get("RepoDigests") or []
+    manifest = digests[0].split("@")[1] if digests else None
+    platform = f"{attributes['Os']}/{attributes['Architecture']}"
+    return ImageIdentity(reference(product), attributes["Id"], manifest, platform, record)
+
+
+def build(product: chip.Chip, say: Say) -> ImageIdentity:
+    """Build the image of today's recipe from a wheelhouse, without network, and record it."""
+    made, client = recipe.load(product), engine.connect()
+    house = wheelhouse.prepare(made.locks, made.source_only, made.target, say)
+    under = base.ensure(made, client, say)
+    say(f"building {reference(product)} (no network)")
+    labels = {"chipassay.recipe": made.sha256(), "chipassay.lock": house.lock_sha256, "chipassay.base": under.digest}
+    with tempfile.TemporaryDirectory(prefix="chipassay-", dir=house.folder) as context:
+        _context(Path(context), house)
+        _run_build(client, context, under.reference, reference(product), made.platform, labels)
+    attributes = _attributes(client, reference(product))
+    if attributes is None or attributes["Config"]["Labels"].get("chipassay.recipe") != made.sha256():
+        raise KitError("engine built something else", where=reference(product), exit_code=ENVIRONMENT)
+    record = {"recipe": made.sha256(), "config": attributes["Id"], "base": under.sealed(), "lock": house.sealed()}
+    _write_record(product, record)
+    return _identity(product, attributes, record)
+
+
+def _context(folder: Path, house: wheelhouse.Wheelhouse) -> None:
+    """The build context: the Dockerfile, the install lock and the wheels (hard links)."""
+    shutil.copy(root() / recipe.DOCKERFILE, folder / recipe.DOCKERFILE)
+    shutil.copy(house.folder / "install.lock", folder / "install.lock")
+    shutil.copytree(house.folder / "wheels", folder / "wheels", copy_function=os.link)
+
+
+def _run_build(client: Any, context: str, under: str, tag: str, platform: str, labels: dict[str, str]) -> None:
+    """The engine's own builder, which every Docker and Podman has; the stage that holds the wheels is removed."""
+    try:
+        for part in client.api.build(path=context, tag=tag, buildargs={"BASE": under}, network_mode="none", labels=labels,
+                                     platform=platform, rm=True, forcerm=True, decode=True):  # fmt: skip
+            if "error" in part:
+                why = " ".join(str(part["error"]).split())[-300:]
+                raise KitError("image cannot be built", where=tag, why=why, next_step="mend Dockerfile or lock", exit_code=ENVIRONMENT)
+        client.images.prune(filters={"dangling": True, "label": "chipassay.stage=build"})
+    except engine.FAULTS as error:
+        raise engine.failed("image cannot be built", error) from error
+
+
+def _write_record(product: chip.Chip, record: dict[str, Any]) -> None:
+    path = _record_path(product)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, json.dumps(record, sort_keys=True).encode() + b"\n")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _do_lock(product: chip.Chip, _: Path | None) -> str:
+    """Resolve requirements.in anew into the chip's first lock, with hashes and without addresses."""
+    uv = shutil.which("uv")
+    if uv is None:
+        raise KitError("uv is missing", next_step="python3 -m pip install uv", exit_code=ENVIRONMENT)
+    made = recipe.load(product)
+    target = made.target
+    platform = f"{target.machine}-manylinux_{target.glibc.replace('.', '_')}"
+    command = [uv, "pip", "compile", "--quiet", "--generate-hashes", "--no-header", "--no-annotate", "--python-version", target.python,
+               "--python-platform", platform, str(made.folder / "requirements.in"), "--output-file", str(made.locks[0])]  # fmt: skip
+    found = os.environ.get("PIP_FIND_LINKS")
+    done = subprocess.run([*command, *(["--find-links", found] if found else [])], check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise KitError("lock cannot be made", why=done.stderr.strip().splitlines()[-1], exit_code=ENVIRONMENT)
+    return f"wrote {made.locks[0].relative_to(root())}"
+
+
+def _do_wheelhouse(product: chip.Chip, _: Path | None) -> str:
+    made = recipe.load(product)
+    return str(wheelhouse.prepare(made.locks, made.source_only, made.target, _say).folder)
+
+
+def _do_build(product: chip.Chip, _: Path | None) -> str:
+    return _shown(build(product, _say))
+
+
+def _do_verify(product: chip.Chip, _: Path | None) -> str:
+    found = _known(product, engine.connect())
+    if found is None:
+        raise KitError("image is not here", where=reference(product), next_step=f"python -m kit image build {product.id}", exit_code=ENVIRONMENT)
+    return _shown(found)
+
+
+def _do_pin(product: chip.Chip, _: Path | None) -> str:
+    """Pin what this machine has: whoever runs this recipe must have the same image."""
+    (product.folder / PIN).unlink(missing_ok=True)
+    found = _known(product, engine.connect()) or build(product, _say)
+    pinned = {"recipe": found.record["recipe"], "config": found.config, "manifest": found.manifest, "platform": found.platform}
+    write_atomic(product.folder / PIN, json.dumps(pinned, indent=1, sort_keys=True).encode() + b"\n")
+    return f"pinned {found.config} in images/{product.id}/{PIN}"
+
+
+def _do_export(product: chip.Chip, path: Path | None) -> str:
+    target = _named(path)
+    found = _known(product, engine.connect()) or build(product, _say)
+    try:
+        with target.open("wb") as file:
+            for chunk in engine.connect().images.get(found.reference).save(named=True):
+                file.write(chunk)
+    except engine.FAULTS as error:
+        raise engine.failed("image cannot be exported", error) from error
+    sidecar = target.with_name(f"{target.name}.json")
+    write_atomic(sidecar, json.dumps(found.record | {"sha256": sha256_file(target)}, sort_keys=True).encode() + b"\n")
+    return f"{sha256_file(target)}  {target}"
+
+
+def _do_import(product: chip.Chip, path: Path | None) -> str:
+    """Take an exported image: its tar must be the one its record names, and hold the recorded image of today's recipe."""
+    source = _named(path)
+    sidecar = source.with_name(f"{source.name}.json")
+    try:
+        record = json.loads(sidecar.read_text(encoding="utf-8"))
+        digest = record.pop("sha256")
+        found = sha256_file(source)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise KitError("export cannot be read", where=str(source), why=str(error), next_step=f"it needs {sidecar.name} beside it") from error
+    if digest != found:
+        raise KitError("export was changed", where=str(source), why=f"record says {digest}, file is {found}", exit_code=FAILED)
+    if record.get("recipe") != recipe.load(product).sha256():
+        raise KitError("export is of another recipe", where=str(source), next_step="check out the version that exported it", exit_code=FAILED)
+    client = engine.connect()
+    try:
+        with source.open("rb") as file:
+            client.images.load(file)
+    except engine.FAULTS as error:
+        raise engine.failed("image cannot be imported", error) from error
+    attributes = _attributes(client, reference(product)) or {"Id": "no such image"}
+    _same(reference(product), record["config"], attributes["Id"], sidecar.name)
+    _write_record(product, record)
+    return _do_verify(product, None)
+
+
+def _named(path: Path | None) -> Path:
+    if path is None:
+        raise KitError("a tar file must be named", next_step="python -m kit image export CHIP FILE")
+    return path
+
+
+def _shown(found: ImageIdentity) -> str:
+    return f"{found.reference}\nconfig {found.config}\nmanifest {found.manifest or 'none: never pushed'}\nbase {found.record['base']['digest']}"
+
+
+_DO: dict[str, Callable[[chip.Chip, Path | None], str]] = {
+    "lock": _do_lock, "wheelhouse": _do_wheelhouse, "build": _do_build, "verify": _do_verify,
+    "pin": _do_pin, "export": _do_export, "import": _do_import,
+}  # fmt: skip
+ACTIONS = tuple(_DO)
+
+
+def act(action: str, chip_id: str, path: Path | None) -> int:
+    """Do one action for a chip and print what came of it."""
+    print(_DO[action](chip.load(chip_id), path))
+    return 0

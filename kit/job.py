@@ -1,0 +1,54 @@
+"""What passes between a run and whatever runs its cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from kit.archive import Archive
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One attempt: the worker reads `case.json` in `folder` and writes its events there."""
+
+    run_name: str
+    case: dict[str, Any]
+    attempt: int
+    folder: Path
+    archive: Archive
+
+    @property
+    def time_limit_s(self) -> int:
+        return int(self.case["time_limit_s"])
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt ended: `reason` is None when the worker exited with 0."""
+
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Isolation:
+    """What is sealed about where a run took place."""
+
+    kind: str
+    reason: str | None = None
+    image: dict[str, Any] | None = None
+    lock: dict[str, Any] | None = None
+    grants: dict[str, Any] = field(default_factory=dict)
+    packages: dict[str, Any] | None = None
+
+
+class Runner(Protocol):
+    """A way to run cases."""
+
+    isolation: Isolation
+
+    def command(self, job: Job) -> list[str]: ...
+    def run(self, job: Job, tick: Callable[[], None]) -> Outcome: ...
+    def stop_leftovers(self, run_name: str) -> None: ...

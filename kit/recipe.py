@@ -1,0 +1,62 @@
+"""How a chip's image is made, as its image.toml says: platform, Python, locks, base."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kit.chip import Chip, read_toml
+from kit.wheelhouse import Target
+from verify.data import root
+
+MACHINES = {"linux/amd64": "x86_64", "linux/arm64": "aarch64"}
+DOCKERFILE = "Dockerfile"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """An image.toml with its folder."""
+
+    document: dict[str, Any]
+    folder: Path
+
+    @property
+    def platform(self) -> str:
+        """Like linux/amd64."""
+        return str(self.document["platform"])
+
+    @property
+    def locks(self) -> list[Path]:
+        """Lock files in the order in which they are tried."""
+        return [self.folder / name for name in self.document["locks"]]
+
+    @property
+    def source_only(self) -> list[str]:
+        return list(self.document["source_only"])
+
+    @property
+    def target(self) -> Target:
+        python = self.document["python"]
+        return Target(python["version"], python["glibc"], MACHINES[self.platform])
+
+    @property
+    def base(self) -> dict[str, Any]:
+        """`registry` and `debian`, either or both."""
+        return dict(self.document["base"])
+
+    def inputs(self) -> list[Path]:
+        """Every file that decides what the image holds."""
+        locks = [*self.locks, *([self.folder / self.base["debian"]["lock"]] if "debian" in self.base else [])]
+        return [root() / DOCKERFILE, self.folder / "image.toml", *locks]
+
+    def sha256(self) -> str:
+        """SHA-256 over `<hex>  <name>` lines of the inputs: two equal recipes ask for the same image."""
+        lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in self.inputs() if path.is_file()]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def load(chip: Chip) -> Recipe:
+    """The recipe of a chip's image; KitError where its file does not fit the schema."""
+    return Recipe(read_toml(chip.folder / "image.toml", "image"), chip.folder)
