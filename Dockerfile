@@ -9,7 +9,8 @@ RUN python3 -m venv /opt/venv \
  && /opt/venv/bin/python -m pip install --quiet --no-index --find-links /context/wheels --require-hashes --no-deps \
     --no-cache-dir --no-compile --requirement /context/install.lock \
  && /opt/venv/bin/python -m pip --quiet uninstall --yes pip setuptools \
- && /opt/venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/venv/lib
+ && (/opt/venv/bin/python -m compileall -qq -j 0 --invalidation-mode unchecked-hash /opt/venv/lib \
+     || echo "files written for a newer Python stay uncompiled")
 
 FROM ${BASE}
 COPY --from=build /opt/venv /opt/venv

@@ -57,6 +57,7 @@ def main() -> None:
         bare = [_bare(folder / f"b{i}", line) for i in range(REPEATS)]
     a, b = statistics.median(ours), statistics.median(bare)
     print(
-        f"event of {len(line)} bytes, {EVENTS} x {REPEATS}: {a / 1000:.2f} us an event (min {min(ours) / 1000:.2f}, max {max(ours) / 1000:.2f}); "
+        f"event of {len(line)} bytes, {EVENTS} x {REPEATS}: {a / 1000:.2f} us an event "
+        f"(min {min(ours) / 1000:.2f}, max {max(ours) / 1000:.2f}); "
         f"bare write {b / 1000:.2f} us; ratio {a / b:.1f}"
     )

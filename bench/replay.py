@@ -8,9 +8,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from verify.replay import replay
-
 from tests.adversarial import builder
+from verify.replay import replay
 
 STEPS = 50_000
 REPEATS = 3
@@ -33,5 +32,6 @@ def main() -> None:
         assert outcome.verdict == "verified", outcome.findings
     taken = statistics.median(times)
     print(
-        f"{size / 1e6:.1f} MB, {STEPS} steps: replay {taken:.2f} s = {size / taken / 1e6:.1f} MB/s; hashing alone {size / hashing / 1e6:.0f} MB/s; ratio {taken / hashing:.0f}"
+        f"{size / 1e6:.1f} MB, {STEPS} steps: replay {taken:.2f} s = {size / taken / 1e6:.1f} MB/s; "
+        f"hashing alone {size / hashing / 1e6:.0f} MB/s; ratio {taken / hashing:.0f}"
     )

@@ -26,9 +26,7 @@ class Archive:
 def _members() -> list[tuple[str, bytes]]:
     folder = Path(__file__).parent / "worker"
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not SKIPPED & set(path.parts))
-    return [("__main__.py", MAIN)] + [
-        (f"worker/{path.relative_to(folder).as_posix()}", path.read_bytes()) for path in files
-    ]
+    return [("__main__.py", MAIN)] + [(f"worker/{path.relative_to(folder).as_posix()}", path.read_bytes()) for path in files]
 
 
 def to_bytes() -> bytes:
@@ -42,28 +40,28 @@ def to_bytes() -> bytes:
     return buffer.getvalue()
 
 
+def planned() -> Archive:
+    """Where the archive is, or will be, in the cache: under its own hash."""
+    digest = hashlib.sha256(to_bytes()).hexdigest()
+    return Archive(cache_folder() / "worker" / f"{digest}.pyz", digest)
+
+
 def build() -> Archive:
-    """Write the archive into the cache under its own hash, once."""
-    data = to_bytes()
-    digest = hashlib.sha256(data).hexdigest()
-    path = cache_folder() / "worker" / f"{digest}.pyz"
+    """Write the archive into the cache, once."""
+    data, made = to_bytes(), planned()
+    path, digest = made.path, made.sha256
     if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, data)
         path.chmod(0o644)
-    return Archive(path, digest)
+    return made
 
 
 def kit_tree_sha256() -> str:
     """SHA-256 over `<hex>  <path>` lines of every source file of kit/ and verify/: which kit did this."""
     top = Path(__file__).parent.parent
     files = sorted(
-        path
-        for package in ("kit", "verify")
-        for path in (top / package).rglob("*")
-        if path.is_file() and not SKIPPED & set(path.parts)
+        path for package in ("kit", "verify") for path in (top / package).rglob("*") if path.is_file() and not SKIPPED & set(path.parts)
     )
-    lines = "".join(
-        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(top).as_posix()}\n" for path in files
-    )
+    lines = "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(top).as_posix()}\n" for path in files)
     return hashlib.sha256(lines.encode()).hexdigest()

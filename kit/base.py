@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -46,7 +47,12 @@ def ensure(recipe: Recipe, client: Any, say: Say) -> Base:
         except engine.FAULTS as error:
             refused = engine.reason(error)
     if "debian" not in recipe.base:
-        raise KitError("base image cannot be pulled", why=refused, next_step="import the image: python -m kit image import CHIP FILE", exit_code=ENVIRONMENT)
+        raise KitError(
+            "base image cannot be pulled",
+            why=refused,
+            next_step="import the image: python -m kit image import CHIP FILE",
+            exit_code=ENVIRONMENT,
+        )
     say("no registry answers for the base image: making it from Debian packages")
     return _made(recipe, client, say)
 
@@ -67,10 +73,8 @@ def _pulled(reference: str, client: Any, say: Say) -> Base:
 
 def _made(recipe: Recipe, client: Any, say: Say) -> Base:
     debian = recipe.base["debian"]
-    path = cache_folder() / "bases" / f"{debian['suite']}-{recipe.sha256()[:12]}.tar"
+    path = tar(recipe)
     with exclusive(path):
-        if not path.is_file():
-            _mmdebstrap(debian, recipe.target.machine, path)
         digest = sha256_file(path)
         reference = f"chipassay/base:{digest[:12]}"
         if not client.images.list(reference):
@@ -79,27 +83,61 @@ def _made(recipe: Recipe, client: Any, say: Say) -> Base:
                 client.api.import_image_from_data(data, repository="chipassay/base", tag=digest[:12])
     differs = differences(recipe.folder / debian["lock"], packages(path))
     if differs:
-        say(f"BASE DIFFERS from {debian['lock']} in {len(differs)} packages, e.g. {differs[0]}; the seal says so. To get the locked state, set {MIRROR} to a mirror of {debian['snapshot']:%Y-%m-%d}")
+        say(
+            f"BASE DIFFERS from {debian['lock']} in {len(differs)} packages, e.g. {differs[0]}; the seal says so. "
+            f"To get the locked state, set {MIRROR} to a mirror of {debian['snapshot']:%Y-%m-%d}"
+        )
     return Base("debian", reference, f"sha256:{digest}", tuple(differs))
+
+
+def tar(recipe: Recipe) -> Path:
+    """The packed file system that mmdebstrap makes of the recipe's Debian packages, made once."""
+    debian = recipe.base["debian"]
+    wanted = f"{recipe.target.machine} {debian['snapshot']} {debian['packages']} {os.environ.get(MIRROR)}"
+    path = cache_folder() / "bases" / f"{debian['suite']}-{hashlib.sha256(wanted.encode()).hexdigest()[:12]}.tar"
+    with exclusive(path.with_suffix(".making")):
+        if not path.is_file():
+            _mmdebstrap(debian, recipe.target.machine, path)
+    return path
 
 
 def _mmdebstrap(debian: dict[str, Any], machine: str, path: Path) -> None:
     program = shutil.which("mmdebstrap")
     if program is None:
-        raise KitError("base image can be neither pulled nor made", why="no registry answers and mmdebstrap is missing",
-                       next_step="apt-get install mmdebstrap", exit_code=ENVIRONMENT)  # fmt: skip
+        raise KitError(
+            "base image can be neither pulled nor made",
+            why="no registry answers and mmdebstrap is missing",
+            next_step="apt-get install mmdebstrap",
+            exit_code=ENVIRONMENT,
+        )
     temporary = path.with_suffix(".part")
     temporary.unlink(missing_ok=True)
     architecture = {"x86_64": "amd64", "aarch64": "arm64"}[machine]
     mirror = [os.environ[MIRROR]] if os.environ.get(MIRROR) else []
-    command = [program, "--quiet", "--variant=minbase", "--format=tar", f"--architectures={architecture}",
-               f"--include={','.join(debian['packages'])}", debian["suite"], str(temporary), *mirror]  # fmt: skip
+    command = [
+        program,
+        "--quiet",
+        "--variant=minbase",
+        "--format=tar",
+        f"--architectures={architecture}",
+        f"--include={','.join(debian['packages'])}",
+        debian["suite"],
+        str(temporary),
+        *mirror,
+    ]
     epoch = str(int(debian["snapshot"].timestamp()))
-    done = subprocess.run(command, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=os.environ | {"SOURCE_DATE_EPOCH": epoch})
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=os.environ | {"SOURCE_DATE_EPOCH": epoch}
+    )
     if done.returncode:
         temporary.unlink(missing_ok=True)
         lines = [line for line in done.stderr.splitlines() if line.startswith(("E:", "Err"))] or done.stderr.splitlines() or ["no message"]
-        raise KitError("mmdebstrap failed", why=lines[-1], next_step=f"check that a Debian mirror can be reached, or set {MIRROR}", exit_code=ENVIRONMENT)
+        raise KitError(
+            "mmdebstrap failed",
+            why=lines[-1],
+            next_step=f"check that a Debian mirror can be reached, or set {MIRROR}",
+            exit_code=ENVIRONMENT,
+        )
     temporary.replace(path)
 
 
@@ -118,6 +156,14 @@ def read_lock(path: Path) -> dict[str, str]:
         return {}
     lines = (line for line in path.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#"))
     return dict(line.split("=", 1) for line in lines)
+
+
+def write_lock(recipe: Recipe) -> Path:
+    """Write base.lock from what the mirror at hand gives."""
+    path = recipe.folder / str(recipe.base["debian"]["lock"])
+    lines = [f"{name}={version}\n" for name, version in sorted(packages(tar(recipe)).items())]
+    path.write_text("# Every Debian package of the base; made by: python -m kit image lock CHIP\n" + "".join(lines), encoding="utf-8")
+    return path
 
 
 def differences(lock: Path, found: dict[str, str]) -> list[str]:

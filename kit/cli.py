@@ -48,16 +48,10 @@ def _add_run(commands: Any) -> None:
         default="auto",
         help="where cases run (default: %(default)s)",
     )
-    sub.add_argument(
-        "--out", type=Path, default=Path("runs"), metavar="DIR", help="where run directories go (default: %(default)s)"
-    )
+    sub.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where run directories go (default: %(default)s)")
     sub.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run: cases that are done are kept")
-    sub.add_argument(
-        "--key", type=Path, metavar="PEM", help="Ed25519 key that signs (default: your own, made on first use)"
-    )
-    sub.add_argument(
-        "--dry-run", action="store_true", help="print cases, image, command lines and estimates; do nothing"
-    )
+    sub.add_argument("--key", type=Path, metavar="PEM", help="Ed25519 key that signs (default: your own, made on first use)")
+    sub.add_argument("--dry-run", action="store_true", help="print cases, image, command lines and estimates; do nothing")
     sub.add_argument("--json", action="store_true", help="print one JSON object on stdout instead of tables")
     sub.set_defaults(act=_run)
 
@@ -92,9 +86,7 @@ def _add_image(commands: Any) -> None:
 def _add_report(commands: Any) -> None:
     sub = commands.add_parser("report", help="write the score table of a result as Markdown, in English and Chinese")
     sub.add_argument("result", type=Path, metavar="RESULT.json")
-    sub.add_argument(
-        "--out", type=Path, default=Path("report"), metavar="DIR", help="where the pages go (default: %(default)s)"
-    )
+    sub.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="where the pages go (default: %(default)s)")
     sub.set_defaults(act=_report)
 
 

@@ -19,6 +19,7 @@ from kit.job import Isolation, Job, Outcome
 PLAIN_USER = 65532
 WORKER = "/worker.pyz"
 FOLDER = "/case"
+TEMPORARY = "/tmp"  # noqa: S108 - the container's own
 POLL_S = 0.5
 STOP_S = 10
 RUN_LABEL = "chipassay.run"
@@ -57,12 +58,22 @@ def command(chip: Chip, reference: str, job: Job) -> list[str]:
     flags += [part for name in given["devices"] for part in ("--device", name)]
     flags += [part for name in given["groups"] for part in ("--group-add", name)]
     flags += [part for name, value in given["environment"].items() for part in ("--env", f"{name}={value}")]
-    flags += ["--pids-limit", str(given["pids_limit"]), "--memory", str(given["memory_bytes"]),
-              "--shm-size", str(given["shared_memory_bytes"]), "--tmpfs", f"/tmp:{_temporary(given)}"]  # fmt: skip
     flags += [
-        "--volume", f"{job.archive.path}:{WORKER}:ro",
-        "--volume", f"{job.folder}:{FOLDER}:rw",
-    ]  # fmt: skip
+        "--pids-limit",
+        str(given["pids_limit"]),
+        "--memory",
+        str(given["memory_bytes"]),
+        "--shm-size",
+        str(given["shared_memory_bytes"]),
+        "--tmpfs",
+        f"{TEMPORARY}:{_temporary(given)}",
+    ]
+    flags += [
+        "--volume",
+        f"{job.archive.path}:{WORKER}:ro",
+        "--volume",
+        f"{job.folder}:{FOLDER}:rw",
+    ]
     return ["docker", "run", *flags, reference, *_arguments()]
 
 
@@ -120,7 +131,7 @@ class ContainerRunner:
             "pids_limit": given["pids_limit"],
             "mem_limit": given["memory_bytes"],
             "shm_size": given["shared_memory_bytes"],
-            "tmpfs": {"/tmp": _temporary(given)},  # noqa: S108 - the container's own
+            "tmpfs": {TEMPORARY: _temporary(given)},
             "mounts": [
                 Mount(WORKER, str(job.archive.path.resolve()), type="bind", read_only=True),
                 Mount(FOLDER, str(job.folder.resolve()), type="bind"),
@@ -171,7 +182,11 @@ def _await(container: Any, ended: dict[str, Any]) -> None:
 
 
 def _copy(stream: Any, folder: Path) -> None:
-    with (folder / "stdout.log").open("wb") as out, (folder / "stderr.log").open("wb") as err, contextlib.suppress(*engine.FAULTS, ValueError):
+    with (
+        (folder / "stdout.log").open("wb") as out,
+        (folder / "stderr.log").open("wb") as err,
+        contextlib.suppress(*engine.FAULTS, ValueError),
+    ):
         for said, complained in stream:
             out.write(said or b"")
             err.write(complained or b"")

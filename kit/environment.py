@@ -36,9 +36,7 @@ def memory_bytes() -> int:
 def clock_source() -> str | None:
     """The kernel's clock source, which all event times hang on."""
     try:
-        return (
-            Path("/sys/devices/system/clocksource/clocksource0/current_clocksource").read_text(encoding="ascii").strip()
-        )
+        return Path("/sys/devices/system/clocksource/clocksource0/current_clocksource").read_text(encoding="ascii").strip()
     except OSError:
         return None
 

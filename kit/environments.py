@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import os
 import platform
 import shutil
 import sys
@@ -72,15 +71,29 @@ def _make(folder: Path, house: wheelhouse.Wheelhouse) -> None:
         venv.EnvBuilder(symlinks=True, with_pip=False).create(folder)
     except OSError as error:
         raise KitError("environment cannot be made", where=str(folder), why=error.strerror or "", exit_code=ENVIRONMENT) from error
-    wheelhouse.pip(["--python", str(folder / "bin/python"), "install", "--quiet", "--no-index", "--find-links",
-                    str(house.folder / "wheels"), "--require-hashes", "--no-deps", "--requirement",
-                    str(house.folder / "install.lock")])  # fmt: skip
+    wheelhouse.pip(
+        [
+            "--python",
+            str(folder / "bin/python"),
+            "install",
+            "--quiet",
+            "--no-index",
+            "--find-links",
+            str(house.folder / "wheels"),
+            "--require-hashes",
+            "--no-deps",
+            "--requirement",
+            str(house.folder / "install.lock"),
+        ]
+    )
 
 
 def compare(chip: Chip) -> dict[str, Any]:
     """Every package of this interpreter with the SHA-256 over its files, and what differs from the chip's first lock."""
     made = recipe.load(chip)
-    distributions = {lock.canonical_name(dist.metadata["Name"]): dist for dist in importlib.metadata.distributions() if dist.metadata["Name"]}
+    distributions = {
+        lock.canonical_name(dist.metadata["Name"]): dist for dist in importlib.metadata.distributions() if dist.metadata["Name"]
+    }
     with ThreadPoolExecutor() as pool:
         digests = dict(zip(distributions, pool.map(_distribution_sha256, distributions.values()), strict=True))
     found = {name: dist.version for name, dist in sorted(distributions.items())}
@@ -88,15 +101,19 @@ def compare(chip: Chip) -> dict[str, Any]:
     return {
         "lock": made.locks[0].name,
         "found": {name: {"version": version, "sha256": digests[name]} for name, version in found.items()},
-        "differs": [{"name": name, "locked": version, "found": found.get(name)} for name, version in sorted(locked.items()) if found.get(name) != version],
-    }  # fmt: skip
+        "differs": [
+            {"name": name, "locked": version, "found": found.get(name)}
+            for name, version in sorted(locked.items())
+            if found.get(name) != version
+        ],
+    }
 
 
 def _distribution_sha256(dist: importlib.metadata.Distribution) -> str:
     """SHA-256 over `<hex>  <path>` lines of the files that the package installed, compiled ones left out."""
     lines = []
     for file in sorted(dist.files or [], key=str):
-        path = Path(os.fspath(dist.locate_file(file)))
+        path = Path(str(dist.locate_file(file)))
         if path.suffix != ".pyc" and path.is_file():
             lines.append(f"{sha256_file(path)}  {file}\n")
     return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from docker.errors import ImageNotFound
+
 from kit import base, chip, engine, recipe, wheelhouse
 from kit.errors import ENVIRONMENT, FAILED, KitError
 from kit.files import cache_folder, sha256_file, write_atomic
@@ -38,8 +40,13 @@ class ImageIdentity:
 
     def sealed(self) -> dict[str, Any]:
         """What a run states about it."""
-        return {"reference": self.reference, "config": self.config, "manifest": self.manifest,
-                "platform": self.platform, "base": self.record["base"]}  # fmt: skip
+        return {
+            "reference": self.reference,
+            "config": self.config,
+            "manifest": self.manifest,
+            "platform": self.platform,
+            "base": self.record["base"],
+        }
 
 
 def reference(product: chip.Chip) -> str:
@@ -77,7 +84,7 @@ def _known(product: chip.Chip, client: Any) -> ImageIdentity | None:
 def _attributes(client: Any, name: str) -> dict[str, Any] | None:
     try:
         return dict(client.images.get(name).attrs)
-    except engine.docker.errors.ImageNotFound:
+    except ImageNotFound:
         return None
     except engine.FAULTS as error:
         raise engine.failed("engine does not tell about an image", error) from error
@@ -136,11 +143,22 @@ def _context(folder: Path, house: wheelhouse.Wheelhouse) -> None:
 
 def _run_build(client: Any, context: str, under: str, tag: str, platform: str, labels: dict[str, str]) -> None:
     """The engine's own builder, which every Docker and Podman has; the stage that holds the wheels is removed."""
+    said: list[str] = []
     try:
-        for part in client.api.build(path=context, tag=tag, buildargs={"BASE": under}, network_mode="none", labels=labels,
-                                     platform=platform, rm=True, forcerm=True, decode=True):  # fmt: skip
+        for part in client.api.build(
+            path=context,
+            tag=tag,
+            buildargs={"BASE": under},
+            network_mode="none",
+            labels=labels,
+            platform=platform,
+            rm=True,
+            forcerm=True,
+            decode=True,
+        ):
+            said += [line for line in str(part.get("stream", "")).splitlines() if line.strip()]
             if "error" in part:
-                why = " ".join(str(part["error"]).split())[-300:]
+                why = next((line for line in reversed(said) if "ERROR" in line or "Error" in line), str(part["error"])[-300:])
                 raise KitError("image cannot be built", where=tag, why=why, next_step="mend Dockerfile or lock", exit_code=ENVIRONMENT)
         client.images.prune(filters={"dangling": True, "label": "chipassay.stage=build"})
     except engine.FAULTS as error:
@@ -158,20 +176,43 @@ def _say(text: str) -> None:
 
 
 def _do_lock(product: chip.Chip, _: Path | None) -> str:
-    """Resolve requirements.in anew into the chip's first lock, with hashes and without addresses."""
+    """Resolve requirements.in and the base anew, with hashes and without addresses.
+
+    The first lock may take files from the folder that PIP_FIND_LINKS names, the others only what an index gives everybody.
+    """
+    made = recipe.load(product)
+    found = os.environ.get("PIP_FIND_LINKS")
+    for index, path in enumerate(made.locks):
+        _compile(made, path, ["--find-links", found] if found and index == 0 else [])
+    written = [*made.locks, *([base.write_lock(made)] if "debian" in made.base else [])]
+    return "\n".join(f"wrote {path.relative_to(root())}" for path in written)
+
+
+def _compile(made: recipe.Recipe, path: Path, extra: list[str]) -> None:
     uv = shutil.which("uv")
     if uv is None:
         raise KitError("uv is missing", next_step="python3 -m pip install uv", exit_code=ENVIRONMENT)
-    made = recipe.load(product)
-    target = made.target
-    platform = f"{target.machine}-manylinux_{target.glibc.replace('.', '_')}"
-    command = [uv, "pip", "compile", "--quiet", "--generate-hashes", "--no-header", "--no-annotate", "--python-version", target.python,
-               "--python-platform", platform, str(made.folder / "requirements.in"), "--output-file", str(made.locks[0])]  # fmt: skip
-    found = os.environ.get("PIP_FIND_LINKS")
-    done = subprocess.run([*command, *(["--find-links", found] if found else [])], check=False, capture_output=True, text=True)
+    platform = f"{made.target.machine}-manylinux_{made.target.glibc.replace('.', '_')}"
+    command = [
+        uv,
+        "pip",
+        "compile",
+        "--quiet",
+        "--generate-hashes",
+        "--no-header",
+        "--no-annotate",
+        "--python-version",
+        made.target.python,
+        "--python-platform",
+        platform,
+        *extra,
+        str(made.folder / "requirements.in"),
+        "--output-file",
+        str(path),
+    ]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
-        raise KitError("lock cannot be made", why=done.stderr.strip().splitlines()[-1], exit_code=ENVIRONMENT)
-    return f"wrote {made.locks[0].relative_to(root())}"
+        raise KitError("lock cannot be made", where=path.name, why=done.stderr.strip().splitlines()[-1], exit_code=ENVIRONMENT)
 
 
 def _do_wheelhouse(product: chip.Chip, _: Path | None) -> str:
@@ -186,7 +227,9 @@ def _do_build(product: chip.Chip, _: Path | None) -> str:
 def _do_verify(product: chip.Chip, _: Path | None) -> str:
     found = _known(product, engine.connect())
     if found is None:
-        raise KitError("image is not here", where=reference(product), next_step=f"python -m kit image build {product.id}", exit_code=ENVIRONMENT)
+        raise KitError(
+            "image is not here", where=reference(product), next_step=f"python -m kit image build {product.id}", exit_code=ENVIRONMENT
+        )
     return _shown(found)
 
 
@@ -222,11 +265,15 @@ def _do_import(product: chip.Chip, path: Path | None) -> str:
         digest = record.pop("sha256")
         found = sha256_file(source)
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise KitError("export cannot be read", where=str(source), why=str(error), next_step=f"it needs {sidecar.name} beside it") from error
+        raise KitError(
+            "export cannot be read", where=str(source), why=str(error), next_step=f"it needs {sidecar.name} beside it"
+        ) from error
     if digest != found:
         raise KitError("export was changed", where=str(source), why=f"record says {digest}, file is {found}", exit_code=FAILED)
     if record.get("recipe") != recipe.load(product).sha256():
-        raise KitError("export is of another recipe", where=str(source), next_step="check out the version that exported it", exit_code=FAILED)
+        raise KitError(
+            "export is of another recipe", where=str(source), next_step="check out the version that exported it", exit_code=FAILED
+        )
     client = engine.connect()
     try:
         with source.open("rb") as file:
@@ -246,13 +293,19 @@ def _named(path: Path | None) -> Path:
 
 
 def _shown(found: ImageIdentity) -> str:
-    return f"{found.reference}\nconfig {found.config}\nmanifest {found.manifest or 'none: never pushed'}\nbase {found.record['base']['digest']}"
+    manifest = found.manifest or "none: never pushed"
+    return f"{found.reference}\nconfig {found.config}\nmanifest {manifest}\nbase {found.record['base']['digest']}"
 
 
 _DO: dict[str, Callable[[chip.Chip, Path | None], str]] = {
-    "lock": _do_lock, "wheelhouse": _do_wheelhouse, "build": _do_build, "verify": _do_verify,
-    "pin": _do_pin, "export": _do_export, "import": _do_import,
-}  # fmt: skip
+    "lock": _do_lock,
+    "wheelhouse": _do_wheelhouse,
+    "build": _do_build,
+    "verify": _do_verify,
+    "pin": _do_pin,
+    "export": _do_export,
+    "import": _do_import,
+}
 ACTIONS = tuple(_DO)
 
 

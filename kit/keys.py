@@ -44,9 +44,7 @@ def generate(folder: Path) -> Path:
     except FileExistsError as error:
         raise KitError("a key exists already", where=str(path), next_step="choose another folder") from error
     except OSError as error:
-        raise KitError(
-            "key cannot be written", where=str(path), why=error.strerror or "", exit_code=ENVIRONMENT
-        ) from error
+        raise KitError("key cannot be written", where=str(path), why=error.strerror or "", exit_code=ENVIRONMENT) from error
     with os.fdopen(handle, "wb") as file:
         file.write(pem)
         file.flush()
@@ -64,13 +62,9 @@ def load(path: Path | None) -> Ed25519PrivateKey:
         mode = stat.S_IMODE(chosen.stat().st_mode)
         data = chosen.read_bytes()
     except OSError as error:
-        raise KitError(
-            "key cannot be read", where=str(chosen), why=error.strerror or "", next_step="python -m kit keygen DIR"
-        ) from error
+        raise KitError("key cannot be read", where=str(chosen), why=error.strerror or "", next_step="python -m kit keygen DIR") from error
     if mode & 0o077:
-        raise KitError(
-            f"key file is open to others (mode {mode:04o})", where=str(chosen), next_step=f"chmod 600 {chosen}"
-        )
+        raise KitError(f"key file is open to others (mode {mode:04o})", where=str(chosen), next_step=f"chmod 600 {chosen}")
     return _parse(data, chosen)
 
 
@@ -78,9 +72,7 @@ def _parse(data: bytes, path: Path) -> Ed25519PrivateKey:
     try:
         key = load_pem_private_key(data, password=None)
     except (ValueError, TypeError) as error:
-        raise KitError(
-            "key is not an unencrypted PKCS#8 PEM", where=str(path), next_step="python -m kit keygen DIR"
-        ) from error
+        raise KitError("key is not an unencrypted PKCS#8 PEM", where=str(path), next_step="python -m kit keygen DIR") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise KitError("key is not Ed25519", where=str(path), next_step="python -m kit keygen DIR")
     return key

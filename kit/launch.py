@@ -13,8 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kit import container, engine, environments, image
-from kit.archive import Archive
+from kit import archive, container, engine, environments, image
 from kit.chip import Chip
 from kit.errors import ENVIRONMENT, KitError
 from kit.job import Isolation, Job, Outcome, Runner
@@ -118,9 +117,7 @@ def _locked(chip: Chip, reason: str, say: Say) -> Runner:
 
 def _bare(plan: Plan, chip: Chip) -> Runner:
     if plan.official or plan.container_required:
-        raise KitError(
-            "plan needs a container", where=f"plan {plan.name}", next_step="leave out --isolation none"
-        )
+        raise KitError("plan needs a container", where=f"plan {plan.name}", next_step="leave out --isolation none")
     isolation = Isolation("none", reason="asked for with --isolation none", packages=environments.compare(chip))
     return ProcessRunner(Path(sys.executable), isolation)
 
@@ -130,10 +127,10 @@ def shown(command: list[str]) -> str:
     return shlex.join(command)
 
 
-def preview(wanted: str, plan: Plan, chip: Chip, case: dict[str, Any]) -> tuple[str, str | None, list[str]]:
+def preview(wanted: str, plan: Plan, chip: Chip, case: dict[str, Any], out: Path) -> tuple[str, str | None, list[str]]:
     """(isolation, image reference, command) that a case would get, without building or starting anything."""
-    folder = Path("RUN/evidence/cases") / case["id"] / "attempt-1"
-    job = Job("RUN", case, 1, folder, Archive(Path("worker.pyz"), ""))
+    folder = out.resolve() / "RUN/evidence/cases" / case["id"] / "attempt-1"
+    job = Job("RUN", case, 1, folder, archive.planned())
     kind = _expected_kind(wanted, plan)
     if kind == "container":
         reference = image.reference(chip)

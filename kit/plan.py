@@ -67,9 +67,7 @@ def load(name_or_path: str) -> Plan:
     try:
         source = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise KitError(
-            "plan is not valid TOML", where=str(path), why=str(error), next_step="correct the file"
-        ) from error
+        raise KitError("plan is not valid TOML", where=str(path), why=str(error), next_step="correct the file") from error
     except OSError as error:
         raise KitError("plan cannot be read", where=str(path), why=error.strerror or str(error)) from error
     return resolve(source, where=str(path))
@@ -83,9 +81,7 @@ def _find(name_or_path: str) -> Path:
         raise KitError(f"unknown plan '{name_or_path}'", next_step=closest(name_or_path, shipped_plans()))
     path = Path(name_or_path)
     if not path.is_file():
-        raise KitError(
-            "plan file does not exist", where=str(path), next_step=f"shipped plans: {', '.join(shipped_plans())}"
-        )
+        raise KitError("plan file does not exist", where=str(path), next_step=f"shipped plans: {', '.join(shipped_plans())}")
     return path
 
 
@@ -111,9 +107,7 @@ def from_run(path: Path) -> Plan:
 def _expand(raw: dict[str, Any], where: str) -> Iterator[Case]:
     suite = raw["suite"]
     if suite not in metrics.suites():
-        raise KitError(
-            f"unknown suite '{suite}'", where=f"{where}: case {raw['id']}", next_step=closest(suite, metrics.suites())
-        )
+        raise KitError(f"unknown suite '{suite}'", where=f"{where}: case {raw['id']}", next_step=closest(suite, metrics.suites()))
     section = metrics.load(suite).SECTION
     fixed = {key: value for key, value in raw.items() if key != "matrix"}
     matrix = raw.get("matrix", {})
@@ -126,9 +120,7 @@ def _fill(template: str, values: dict[str, Any], where: str) -> str:
     try:
         return template.format(**values)
     except (KeyError, IndexError, ValueError) as error:
-        raise KitError(
-            f"case id '{template}' names a key that the matrix lacks", where=where, next_step=f"use {sorted(values)}"
-        ) from error
+        raise KitError(f"case id '{template}' names a key that the matrix lacks", where=where, next_step=f"use {sorted(values)}") from error
 
 
 def _check_unique(ids: list[str], where: str) -> None:

@@ -48,9 +48,7 @@ class RunLog:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._file.close()
-            raise KitError(
-                "run is being written by another process", where=str(self.run), next_step="wait for it, or stop it"
-            ) from error
+            raise KitError("run is being written by another process", where=str(self.run), next_step="wait for it, or stop it") from error
 
     def _read(self) -> None:
         path = self.folder / "entries.jsonl"
@@ -104,7 +102,7 @@ class RunLog:
         end = os.fstat(self._file.fileno()).st_size
         try:
             if self._file.write(line) != len(line):
-                raise OSError(errno.ENOSPC, "no space left on device")
+                raise OSError(errno.ENOSPC, "no space left on device")  # noqa: TRY301 - a short write is the same fault
             os.fsync(self._file.fileno())
         except OSError as error:
             with contextlib.suppress(OSError):
@@ -159,9 +157,7 @@ def attempts(entries: list[Entry]) -> dict[str, list[Entry]]:
     found: dict[str, list[Entry]] = {}
     for entry in entries:
         if entry["type"] == "case-start":
-            found.setdefault(entry["case"], []).append(
-                {"attempt": entry["attempt"], "state": "interrupted", "reason": "no end was logged"}
-            )
+            found.setdefault(entry["case"], []).append({"attempt": entry["attempt"], "state": "interrupted", "reason": "no end was logged"})
         elif entry["type"] == "case-end":
             found[entry["case"]][-1] |= {"state": entry["state"], "reason": entry["reason"]}
     return found

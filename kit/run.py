@@ -71,7 +71,7 @@ def dry_run(options: Options) -> list[dict[str, Any]]:
     made = chip.load(options.chip)
     rows = []
     for case in plan.select(resolved, options.suites, options.case, options.section):
-        kind, image_name, command = launch.preview(options.isolation, resolved, made, case)
+        kind, image_name, command = launch.preview(options.isolation, resolved, made, case, options.out)
         rows.append(
             {
                 "case": case["id"],
@@ -286,7 +286,8 @@ def _attempt(session: Session, case: plan.Case, number: int) -> tuple[str, str |
     folder.mkdir(parents=True)
     write_atomic(folder / "case.json", canonical({"case": case, "attempt": number}) + b"\n")
     task = job.Job(session.run.name, case, number, folder, session.archive)
-    state, reason = "interrupted", "stopped by the user"
+    state: str = "interrupted"
+    reason: str | None = "stopped by the user"
     try:
         outcome = session.runner.run(task, lambda: session.show.tick(_recorded_bytes(folder)))
         state, reason = _state(folder, outcome)

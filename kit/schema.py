@@ -6,7 +6,7 @@ import difflib
 import json
 from collections.abc import Iterable
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
@@ -40,25 +40,24 @@ def closest(word: str, choices: Iterable[str]) -> str:
 
 def _explain(error: ValidationError) -> tuple[str, str]:
     """What is wrong and what to do next."""
+    wanted, instance = cast("Any", (error.validator_value, error.instance))
     if error.validator == "additionalProperties":
-        known = error.schema.get("properties", {})
-        unknown = sorted(set(error.instance) - set(known))[0]
+        known = cast("Any", error.schema).get("properties", {})
+        unknown = sorted(set(instance) - set(known))[0]
         return f"unknown key '{unknown}'", closest(unknown, known)
     if error.validator == "required":
-        missing = next(key for key in error.validator_value if key not in error.instance)
+        missing = next(key for key in wanted if key not in instance)
         return f"key '{missing}' is missing", "add it"
     if error.validator in {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}:
-        return f"{error.instance!r} is out of range", f"{error.validator} is {error.validator_value}"
+        return f"{instance!r} is out of range", f"{error.validator} is {wanted}"
     if error.validator == "enum":
-        return f"{error.instance!r} is not allowed", closest(str(error.instance), map(str, error.validator_value))
+        return f"{instance!r} is not allowed", closest(str(instance), map(str, wanted))
     return error.message[:200], "correct the file"
 
 
 def check(document: Any, schema: str, where: str) -> None:
     """Raise one KitError (exit 2) when `document` does not fit `schema` (a name below manifests/schemas)."""
-    errors = sorted(
-        _validator(schema).iter_errors(document), key=lambda error: (len(error.absolute_path), str(error.path))
-    )
+    errors = sorted(_validator(schema).iter_errors(document), key=lambda error: (len(error.absolute_path), str(error.path)))
     if not errors:
         return
     what, advice = _explain(errors[0])

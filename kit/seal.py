@@ -66,9 +66,7 @@ def seal(run: Path, plan: Plan, log: RunLog, key: Ed25519PrivateKey) -> None:
     write_atomic(run / "run.dsse.json", sign(canonical(statement), key))
 
 
-def _statement(
-    log: RunLog, plan: Plan, states: list[dict[str, Any]], claims: list[dict[str, Any]], sums: str
-) -> dict[str, Any]:
+def _statement(log: RunLog, plan: Plan, states: list[dict[str, Any]], claims: list[dict[str, Any]], sums: str) -> dict[str, Any]:
     environment = loads((log.run / "evidence/environment.json").read_bytes())
     opened = log.entries[0]
     predicate = {
@@ -102,9 +100,7 @@ def sign(payload: bytes, key: Ed25519PrivateKey) -> bytes:
             {
                 "payloadType": PAYLOAD_TYPE,
                 "payload": base64.b64encode(payload).decode(),
-                "signatures": [
-                    {"keyid": hashlib.sha256(spki).hexdigest(), "sig": base64.b64encode(signature).decode()}
-                ],
+                "signatures": [{"keyid": hashlib.sha256(spki).hexdigest(), "sig": base64.b64encode(signature).decode()}],
             }
         )
         + b"\n"

@@ -39,14 +39,25 @@ class Target:
     machine: str
 
     def pip_options(self) -> list[str]:
-        """pip's description of the target, so that any host Python can fetch for it."""
+        """Pip's description of the target, so that any host Python can fetch for it."""
         digits = self.python.replace(".", "")
         newest = int(self.glibc.split(".")[1])
         tags = [f"manylinux_2_{minor}_{self.machine}" for minor in range(newest, OLDEST_GLIBC - 1, -1)]
         tags += [f"manylinux2014_{self.machine}", f"manylinux2010_{self.machine}", f"manylinux1_{self.machine}"]
         platforms = [part for tag in tags for part in ("--platform", tag)]
-        return ["--python-version", self.python, "--implementation", "cp", "--abi", f"cp{digits}", "--abi", "abi3",
-                "--abi", "none", *platforms]  # fmt: skip
+        return [
+            "--python-version",
+            self.python,
+            "--implementation",
+            "cp",
+            "--abi",
+            f"cp{digits}",
+            "--abi",
+            "abi3",
+            "--abi",
+            "none",
+            *platforms,
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +119,23 @@ def _fetch(folder: Path, pins: dict[str, lock.Pin], source_only: Sequence[str], 
     binary.write_text(lock.render(pin for name, pin in pins.items() if name not in source_only), encoding="utf-8")
     source.write_text(lock.render(pin for name, pin in pins.items() if name in source_only), encoding="utf-8")
     common = ["--quiet", "--require-hashes", "--no-deps"]
-    pip(["download", *common, "--only-binary=:all:", *target.pip_options(), "--dest", str(folder / "wheels"),
-         "--requirement", str(binary)])  # fmt: skip
+    pip(["download", *common, "--only-binary=:all:", *target.pip_options(), "--dest", str(folder / "wheels"), "--requirement", str(binary)])
     if source_only:
         tools = _build_tools()
         environment = {"PYTHONPATH": str(tools), "SOURCE_DATE_EPOCH": EPOCH, "DS_BUILD_OPS": "0"}
-        pip(["wheel", *common, "--no-cache-dir", "--no-build-isolation", "--wheel-dir", str(folder / "wheels"),
-             "--requirement", str(source)], environment)  # fmt: skip
+        pip(
+            [
+                "wheel",
+                *common,
+                "--no-cache-dir",
+                "--no-build-isolation",
+                "--wheel-dir",
+                str(folder / "wheels"),
+                "--requirement",
+                str(source),
+            ],
+            environment,
+        )
 
 
 def _build_tools() -> Path:
@@ -140,12 +161,22 @@ def _finish(folder: Path, pins: dict[str, lock.Pin], source_only: Sequence[str])
 
 def pip(arguments: Sequence[str], environment: dict[str, str] | None = None) -> None:
     """Run pip of this interpreter; KitError with its last error line (exit 3)."""
-    done = subprocess.run([sys.executable, "-m", "pip", *arguments], check=False, text=True, capture_output=True,
-                          stdin=subprocess.DEVNULL, env=os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"} | (environment or {}))  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", *arguments],
+        check=False,
+        text=True,
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        env=os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"} | (environment or {}),
+    )
     if done.returncode == 0:
         return
     lines = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
     why = lines[-1] if lines else (done.stderr.strip().splitlines() or ["no message"])[-1]
     kind = _UnavailableError if any(mark in done.stderr for mark in UNAVAILABLE) and "Errno" not in done.stderr else KitError
-    raise kind(f"pip {arguments[0]} failed", why=why, exit_code=ENVIRONMENT,
-               next_step="check that a package index can be reached: pip download pip")  # fmt: skip
+    raise kind(
+        f"pip {arguments[0]} failed",
+        why=why,
+        exit_code=ENVIRONMENT,
+        next_step="check that a package index can be reached: pip download pip",
+    )

@@ -26,11 +26,18 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m verify", description="Replay a sealed run: check seal, log and files, and recompute every score.",
-                     epilog="exit code: 0 verified, 1 refused, 2 could not check")
+    parser = _Parser(
+        prog="python -m verify",
+        description="Replay a sealed run: check seal, log and files, and recompute every score.",
+        epilog="exit code: 0 verified, 1 refused, 2 could not check",
+    )
     parser.add_argument("run", metavar="RUN", type=Path, help="run directory")
-    parser.add_argument("--policy", metavar="FILE|self", help="trust policy; `self` takes the run's own key and shows integrity, not origin")
-    parser.add_argument("--profile", metavar="NAME", default=profile.DEFAULT, help="scoring profile below baselines/profiles (default: %(default)s)")
+    parser.add_argument(
+        "--policy", metavar="FILE|self", help="trust policy; `self` takes the run's own key and shows integrity, not origin"
+    )
+    parser.add_argument(
+        "--profile", metavar="NAME", default=profile.DEFAULT, help="scoring profile below baselines/profiles (default: %(default)s)"
+    )
     parser.add_argument("--against", metavar="NAME", help="baseline to score against, by name")
     parser.add_argument("--baseline", metavar="FILE", help="baseline to score against, from a file")
     parser.add_argument("--json", metavar="FILE|-", help="write result.json; `-` prints it instead of the table")
@@ -67,7 +74,9 @@ def _verify(argv: list[str]) -> int:
 
 def _refuse_what_is_not_there_yet(options: argparse.Namespace) -> None:
     if options.run.name.endswith(".tar.zst"):
-        raise Unchecked("packed runs cannot be read yet", where=str(options.run), next_step="unpack it: tar --zstd -xf, then name the folder")
+        raise Unchecked(
+            "packed runs cannot be read yet", where=str(options.run), next_step="unpack it: tar --zstd -xf, then name the folder"
+        )
     for name in ("against", "baseline"):
         if getattr(options, name) is not None:
             raise Unchecked(f"--{name} is not there yet", next_step="leave it out; results show 'no baseline'")

@@ -46,7 +46,5 @@ def has_schema(name: str) -> bool:
 
 def violations(document: Any, schema: str, rule: str, where: str) -> list[Finding]:
     """One finding for each way in which `document` breaks the named schema, at most 20."""
-    found = []
-    for fault in sorted(_validator(schema).iter_errors(document), key=lambda fault: fault.json_path)[:20]:
-        found.append(error(rule, f"{where} {fault.json_path}", f"{fault.validator} of {schema}.schema.json", fault.message))
-    return found
+    faults = sorted(_validator(schema).iter_errors(document), key=lambda fault: fault.json_path)[:20]
+    return [error(rule, f"{where} {fault.json_path}", f"{fault.validator} of {schema}.schema.json", fault.message) for fault in faults]

@@ -82,7 +82,12 @@ def decode(text: str, where: str) -> bytes:
 
 def _fields(value: object, names: set[str], where: str) -> dict[str, object]:
     if not isinstance(value, dict) or set(value) != names:
-        raise Refused("envelope.fields", where, f"an object with exactly {', '.join(sorted(names))}", sorted(value) if isinstance(value, dict) else value)
+        raise Refused(
+            "envelope.fields",
+            where,
+            f"an object with exactly {', '.join(sorted(names))}",
+            sorted(value) if isinstance(value, dict) else value,
+        )
     return value
 
 

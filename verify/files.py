@@ -65,7 +65,9 @@ class Evidence:
         with os.fdopen(open_beneath(self.top, path), "rb") as file:
             while line := file.readline(MAX_LINE_BYTES + 1):
                 if not line.endswith(b"\n"):
-                    raise Refused("file.line", path, f"lines of at most {MAX_LINE_BYTES} bytes, each with its newline", "a longer or a cut one")
+                    raise Refused(
+                        "file.line", path, f"lines of at most {MAX_LINE_BYTES} bytes, each with its newline", "a longer or a cut one"
+                    )
                 digest.update(line)
                 yield line[:-1]
         self.digests[path] = digest.hexdigest()

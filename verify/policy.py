@@ -84,7 +84,12 @@ class Policy:
 
 def _validity(name: str, named: Named, at: datetime.datetime) -> Iterator[Finding]:
     if not named.not_before <= at <= named.not_after:
-        yield error("policy.window", f"key {name}", f"a key valid at {at:%Y-%m-%dT%H:%M:%SZ}", f"{named.not_before:%Y-%m-%d} to {named.not_after:%Y-%m-%d}")
+        yield error(
+            "policy.window",
+            f"key {name}",
+            f"a key valid at {at:%Y-%m-%dT%H:%M:%SZ}",
+            f"{named.not_before:%Y-%m-%d} to {named.not_after:%Y-%m-%d}",
+        )
     if named.revoked is not None:
         yield error("policy.revoked", f"key {name}", "a key that is not revoked", f"revoked since {named.revoked:%Y-%m-%dT%H:%M:%SZ}")
 
@@ -99,7 +104,9 @@ def load(source: str | Path | None) -> Policy:
     try:
         return _parse(path.read_bytes(), str(path))
     except OSError as fault:
-        raise Unchecked("policy cannot be read", where=str(path), why=fault.strerror or "", next_step="name a policy file, or self") from None
+        raise Unchecked(
+            "policy cannot be read", where=str(path), why=fault.strerror or "", next_step="name a policy file, or self"
+        ) from None
     except Refused as bad:
         raise Unchecked("policy cannot be used", where=bad.finding.where, why=str(bad), next_step="correct the policy") from None
 

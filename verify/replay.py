@@ -68,7 +68,9 @@ class _Replay:
 def replay(run: Path, trust: str | Path | None, at: datetime.datetime | None = None) -> Result:
     """Check the sealed run in folder `run` under a policy (`self`, a file, or None) at a time (default now)."""
     if not run.is_dir() or not any((run / name).exists() for name in TOP):
-        raise Unchecked("not a run directory", where=str(run), why=f"none of {', '.join(TOP)} is there", next_step="name a folder below runs/")
+        raise Unchecked(
+            "not a run directory", where=str(run), why=f"none of {', '.join(TOP)} is there", next_step="name a folder below runs/"
+        )
     state = _Replay(run, policy.load(trust), at or datetime.datetime.now(datetime.UTC))
     state.add(_top(run))
     _seal(state)

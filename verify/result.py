@@ -51,10 +51,17 @@ class Result:
 
 def _case(case: CaseResult) -> dict[str, Any]:
     return {
-        "id": case.id, "suite": case.suite, "section": case.section, "part": case.part, "state": case.state,
-        "metrics": {name: {"value": _number(decimal_text(metric.value)), "unit": metric.unit, "formula": metric.formula}
-                    for name, metric in case.metrics.items()},
-        "baseline": case.baseline, "score": case.score,
+        "id": case.id,
+        "suite": case.suite,
+        "section": case.section,
+        "part": case.part,
+        "state": case.state,
+        "metrics": {
+            name: {"value": _number(decimal_text(metric.value)), "unit": metric.unit, "formula": metric.formula}
+            for name, metric in case.metrics.items()
+        },
+        "baseline": case.baseline,
+        "score": case.score,
     }
 
 

@@ -171,7 +171,9 @@ def _pairs(entries: list[AnyEntry]) -> Iterator[Finding]:
         if isinstance(entry, CaseStart):
             counts[entry.case] = counts.get(entry.case, 0) + 1
             if open_now is not None or entry.attempt != counts[entry.case]:
-                yield error("log.attempts", where, f"attempt {counts[entry.case]} with no other open", f"attempt {entry.attempt}, open: {open_now}")
+                yield error(
+                    "log.attempts", where, f"attempt {counts[entry.case]} with no other open", f"attempt {entry.attempt}, open: {open_now}"
+                )
             if entry.case in done:
                 yield warning("log.retry", where, "no attempt after the first completed one", f"attempt {entry.attempt}; it does not count")
             open_now = (entry.case, entry.attempt)
@@ -200,7 +202,9 @@ def _torn(entries: list[AnyEntry], source: Evidence) -> Iterator[Finding]:
             yield error("log.torn", where, bad.finding.expected, bad.finding.found)
             continue
         if (hashlib.sha256(data).hexdigest(), len(data)) != (named[name].torn_sha256, named[name].size_bytes):
-            yield error("log.torn", where, f"{named[name].size_bytes} bytes, {named[name].torn_sha256}", f"{len(data)} bytes, other content")
+            yield error(
+                "log.torn", where, f"{named[name].size_bytes} bytes, {named[name].torn_sha256}", f"{len(data)} bytes, other content"
+            )
 
 
 def checkpoints(folder: Path, log: Log, origin: str, key: PublicKey | None) -> Iterator[Finding]:

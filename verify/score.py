@@ -66,7 +66,9 @@ def _case(source: Evidence, case: dict[str, Any], stated: dict[str, Any] | None)
     if stated is None:
         return CaseResult(name, suite, "not_run")
     if suite not in metrics.suites():
-        return CaseResult(name, suite, stated["state"], findings=(error("plan.suite", name, f"one of {', '.join(metrics.suites())}", suite),))
+        return CaseResult(
+            name, suite, stated["state"], findings=(error("plan.suite", name, f"one of {', '.join(metrics.suites())}", suite),)
+        )
     module = metrics.load(suite)
     faults = tuple(_case_faults(case, module))
     counted = next((attempt["attempt"] for attempt in stated["attempts"] if attempt["state"] == "done"), None)
@@ -83,7 +85,9 @@ def _case_faults(case: dict[str, Any], module: metrics.Suite) -> Iterator[Findin
         yield error("plan.case", f"plan.json: {case['id']}", f"section {module.SECTION}", case.get("section"))
 
 
-def _attempt(source: Evidence, case: dict[str, Any], number: int, module: metrics.Suite) -> tuple[dict[str, metrics.Metric], tuple[Finding, ...]]:
+def _attempt(
+    source: Evidence, case: dict[str, Any], number: int, module: metrics.Suite
+) -> tuple[dict[str, metrics.Metric], tuple[Finding, ...]]:
     folder = f"cases/{case['id']}/attempt-{number}"
     try:
         _check_handed(source, case, number, folder)
@@ -114,5 +118,8 @@ def _ranks(source: Evidence, case: dict[str, Any], number: int, folder: str, mod
 
 def claims(results: list[CaseResult]) -> list[dict[str, Any]]:
     """Every metric of every case as the vendor claims it: case, metric, value (decimal text), unit."""
-    return [{"case": result.id, "metric": name, "value": decimal_text(metric.value), "unit": metric.unit}
-            for result in results for name, metric in sorted(result.metrics.items())]
+    return [
+        {"case": result.id, "metric": name, "value": decimal_text(metric.value), "unit": metric.unit}
+        for result in results
+        for name, metric in sorted(result.metrics.items())
+    ]

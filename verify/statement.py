@@ -46,22 +46,33 @@ def _differ(rule: str, pairs: dict[str, tuple[object, object]]) -> Iterator[Find
 
 def against_environment(said: Predicate, plan_name: str, plan: bytes, environment: dict[str, Any]) -> Iterator[Finding]:
     """Plan, chip, kit, isolation, image and lock are those of the evidence."""
-    yield from _differ("statement.plan", {
-        "plan.sha256": (hashlib.sha256(plan).hexdigest(), said["plan"]["sha256"]), "plan.name": (plan_name, said["plan"]["name"])})
-    yield from _differ("statement.environment", {
-        "chip": (environment["chip"]["id"], said["chip"]), **{name: (environment[name], said[name]) for name in SHARED}})
+    yield from _differ(
+        "statement.plan",
+        {"plan.sha256": (hashlib.sha256(plan).hexdigest(), said["plan"]["sha256"]), "plan.name": (plan_name, said["plan"]["name"])},
+    )
+    yield from _differ(
+        "statement.environment",
+        {"chip": (environment["chip"]["id"], said["chip"]), **{name: (environment[name], said[name]) for name in SHARED}},
+    )
 
 
 def against_log(said: Predicate, log: Log) -> Iterator[Finding]:
     """The log was opened for this run, plan and kit, and started and finished when the statement says."""
     if not log.entries or not isinstance(opened := log.entries[0], Open):
         return
-    yield from _differ("statement.log", {
-        "log.origin": (ORIGIN + said["run"], said["log"]["origin"]),
-        "run": (opened.run, said["run"]), "plan.sha256": (opened.plan_sha256, said["plan"]["sha256"]),
-        "kit.version": (opened.kit_version, said["kit"]["version"]), "kit.worker": (opened.worker_sha256, said["kit"]["worker"]["sha256"]),
-        "isolation.kind": (opened.isolation, said["isolation"]["kind"]),
-        "started": (_rfc3339(opened.wall_ns), said["started"]), "finished": (_rfc3339(log.entries[-1].wall_ns), said["finished"])})
+    yield from _differ(
+        "statement.log",
+        {
+            "log.origin": (ORIGIN + said["run"], said["log"]["origin"]),
+            "run": (opened.run, said["run"]),
+            "plan.sha256": (opened.plan_sha256, said["plan"]["sha256"]),
+            "kit.version": (opened.kit_version, said["kit"]["version"]),
+            "kit.worker": (opened.worker_sha256, said["kit"]["worker"]["sha256"]),
+            "isolation.kind": (opened.isolation, said["isolation"]["kind"]),
+            "started": (_rfc3339(opened.wall_ns), said["started"]),
+            "finished": (_rfc3339(log.entries[-1].wall_ns), said["finished"]),
+        },
+    )
 
 
 def _rfc3339(wall_ns: int) -> str:
@@ -88,12 +99,22 @@ def claimed(said: Predicate, expected: list[dict[str, Any]]) -> Iterator[Finding
         theirs[key] = (claim["value"], claim["unit"])
     for key in sorted(ours.keys() | theirs.keys()):
         if ours.get(key) != theirs.get(key):
-            yield error("claims.value", f"claim {key[0]} {key[1]}", " ".join(ours.get(key, ("no claim",))), " ".join(theirs.get(key, ("no claim",))))
+            yield error(
+                "claims.value", f"claim {key[0]} {key[1]}", " ".join(ours.get(key, ("no claim",))), " ".join(theirs.get(key, ("no claim",)))
+            )
 
 
 def facts(said: Predicate | None, folder: str) -> dict[str, Any]:
     """What result.json shows of the run."""
     if said is None:
         return {"run": folder}
-    return {"run": said["run"], "plan": said["plan"]["name"], "chip": said["chip"], "isolation": said["isolation"]["kind"],
-            "image": said["image"], "kit": said["kit"]["version"], "started": said["started"], "finished": said["finished"]}
+    return {
+        "run": said["run"],
+        "plan": said["plan"]["name"],
+        "chip": said["chip"],
+        "isolation": said["isolation"]["kind"],
+        "image": said["image"],
+        "kit": said["kit"]["version"],
+        "started": said["started"],
+        "finished": said["finished"],
+    }

@@ -50,7 +50,9 @@ def _grid(rows: list[tuple[str, ...]], headers: tuple[str, ...]) -> str:
 def _meaning(document: dict[str, Any]) -> str:
     if document["verdict"] == "verified":
         own = document["run"].get("origin") == "self"
-        return "the record is whole and the numbers follow from it" + ("; under the run's own key, so its origin is not shown" if own else "")
+        return "the record is whole and the numbers follow from it" + (
+            "; under the run's own key, so its origin is not shown" if own else ""
+        )
     if document["verdict"] == "refused":
         return f"{sum(finding['severity'] == 'error' for finding in document['findings'])} rules were broken"
     return "the record is whole, but no policy names its key; give --policy FILE, or --policy self for the record alone"

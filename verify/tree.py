@@ -46,7 +46,9 @@ class Walk:
         self._twins(names, prefix)
         for name in names:
             if SEGMENT.fullmatch(name) is None or prefix.count("/") >= MAX_LEVELS:
-                self.findings.append(error("tree.path", prefix + name, "a name of letters, digits and ._+=@-, at most 16 levels deep", name))
+                self.findings.append(
+                    error("tree.path", prefix + name, "a name of letters, digits and ._+=@-, at most 16 levels deep", name)
+                )
             else:
                 self._entry(handle, name, prefix + name)
 

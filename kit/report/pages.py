@@ -37,7 +37,8 @@ WORDS: dict[str, dict[str, str]] = {
         "expected": "expected",
         "found": "found",
         "nothing": "None.",
-        "note": "Every number was recomputed from the recorded events by `verify`. A signature says who sealed the record, not that a number is true.",
+        "note": "Every number was recomputed from the recorded events by `verify`. "
+        "A signature says who sealed the record, not that a number is true.",
     },
     "zh": {
         "title": "测试结果",
@@ -82,13 +83,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise KitError(
-            "result cannot be read", where=str(path), why=error.strerror or "", next_step="name a RUN.result.json"
-        ) from error
+        raise KitError("result cannot be read", where=str(path), why=error.strerror or "", next_step="name a RUN.result.json") from error
     except ValueError as error:
-        raise KitError(
-            "result is not JSON", where=str(path), next_step="make it again: python -m verify RUN --json FILE"
-        ) from error
+        raise KitError("result is not JSON", where=str(path), next_step="make it again: python -m verify RUN --json FILE") from error
     check(document, "result", str(path))
     return dict(document)
 
@@ -102,9 +99,7 @@ def _page(document: dict[str, Any], words: dict[str, str]) -> str:
         _table(facts, ()),
         words["note"],
         f"## {words['cases']}",
-        _table(
-            _score_rows(document, words), [words[k] for k in ("case", "metric", "value", "unit", "baseline", "score")]
-        ),
+        _table(_score_rows(document, words), [words[k] for k in ("case", "metric", "value", "unit", "baseline", "score")]),
         f"## {words['states']}",
         _table([(case["id"], case["state"]) for case in document["cases"]], [words["case"], words["state"]]),
         f"## {words['findings']}",
@@ -130,18 +125,12 @@ def _score_rows(document: dict[str, Any], words: dict[str, str]) -> list[tuple[A
 
 def _findings(document: dict[str, Any], words: dict[str, str]) -> str:
     rows = [(f["rule"], f["severity"], f["where"], f["expected"], f["found"]) for f in document["findings"]]
-    return (
-        _table(rows, [words[k] for k in ("rule", "severity", "where", "expected", "found")])
-        if rows
-        else words["nothing"]
-    )
+    return _table(rows, [words[k] for k in ("rule", "severity", "where", "expected", "found")]) if rows else words["nothing"]
 
 
 def _table(rows: list[Any], headers: Any) -> str:
     safe = [[_escape(cell) for cell in row] for row in rows]
-    return (
-        tabulate(safe, headers=headers or [""] * len(rows[0]), tablefmt="pipe", disable_numparse=True) if rows else "-"
-    )
+    return tabulate(safe, headers=headers or [""] * len(rows[0]), tablefmt="pipe", disable_numparse=True) if rows else "-"
 
 
 def _escape(cell: Any) -> str:

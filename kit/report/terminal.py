@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
-from verify.replay import replay
 
 from kit.files import write_atomic
 from kit.progress import duration
 from verify import table
+from verify.replay import replay
 
 VERDICT_EXIT = {"verified": 0, "refused": 1, "unchecked": 2}
 

@@ -12,7 +12,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def choose(local_rank: int) -> torch.device:
-    """This rank's accelerator, or the CPU where torch sees none."""
+    """The accelerator of this rank, or the CPU where torch sees none."""
     if not torch.accelerator.is_available():
         return torch.device("cpu")
     torch.accelerator.set_device_index(local_rank)
@@ -40,5 +40,10 @@ def name(device: torch.device) -> str:
 def facts(device: torch.device) -> dict[str, Any]:
     """Fields of the `environment` event."""
     packages = {dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions() if dist.metadata["Name"]}
-    return {"python": platform.python_version(), "torch": torch.__version__, "device": device.type, "device_name": name(device),
-            "packages": dict(sorted(packages.items()))}
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": device.type,
+        "device_name": name(device),
+        "packages": dict(sorted(packages.items())),
+    }

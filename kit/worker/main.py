@@ -30,10 +30,25 @@ def main(argv: list[str]) -> int:
 
 
 def _launch(processes: int, argv: list[str]) -> int:
-    """torchrun on this host; the loop-back address is named, since a container without network resolves no host name."""
+    """Torchrun on this host; the loop-back address is named, since a container without network resolves no host name."""
     threads = max(1, len(os.sched_getaffinity(0)) // processes)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--node_rank", "0", "--master_addr", "127.0.0.1",
-               "--master_port", str(_free_port()), "--nproc_per_node", str(processes), sys.argv[0], *argv]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nnodes",
+        "1",
+        "--node_rank",
+        "0",
+        "--master_addr",
+        "127.0.0.1",
+        "--master_port",
+        str(_free_port()),
+        "--nproc_per_node",
+        str(processes),
+        sys.argv[0],
+        *argv,
+    ]
     process = subprocess.Popen(command, env={"OMP_NUM_THREADS": str(threads)} | os.environ)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda sign, _: process.send_signal(sign))
@@ -66,7 +81,7 @@ def _run_suite(case: dict[str, Any], recorder: Any) -> str | None:
     try:
         suite = importlib.import_module(f".suites.{case['suite']}", __package__)
         suite.run(case, recorder)
-    except Exception as error:  # noqa: BLE001 - whatever a suite raises is the case's failure
+    except Exception as error:
         traceback.print_exc()
         return " ".join(f"{type(error).__name__}: {error}".split())[:REASON_CHARACTERS]
     return None

@@ -24,13 +24,24 @@ class Recorder:
         self._folder = folder
         self._prefix = "events" if rank == 0 else f"events-rank{rank:04}"
         self._segment = -1
+        self._file = -1
+        self._size = 0
         self._lock = threading.Lock()
         self._encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
         self._next_segment()
         self._last = 0
         wall, self._origin = time.time_ns(), time.monotonic_ns()
-        self.event("case_start", 0, case=case["id"], suite=case["suite"], attempt=attempt, rank=rank, world_size=world_size,
-                   wall_ns=wall, monotonic_ns=self._origin)
+        self.event(
+            "case_start",
+            0,
+            case=case["id"],
+            suite=case["suite"],
+            attempt=attempt,
+            rank=rank,
+            world_size=world_size,
+            wall_ns=wall,
+            monotonic_ns=self._origin,
+        )
         self._stop = threading.Event()
         self._syncer = threading.Thread(target=self._sync_loop, daemon=True)
         self._syncer.start()

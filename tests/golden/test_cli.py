@@ -34,9 +34,7 @@ def call(*args: str, home: Path) -> subprocess.CompletedProcess[str]:
         "CHIPASSAY_CONFIG": str(home / "config"),
         "LANG": "C.UTF-8",
     }
-    return subprocess.run(
-        [sys.executable, "-m", *args], cwd=ROOT, env=env, text=True, capture_output=True, check=False, timeout=60
-    )
+    return subprocess.run([sys.executable, "-m", *args], cwd=ROOT, env=env, text=True, capture_output=True, check=False, timeout=60)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -44,7 +42,25 @@ def test_golden(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> No
     done = call(*COMMANDS[name], home=tmp_path)
     assert done.returncode == 0, done.stderr
     text = re.sub(r"(?<=chipassay/cpu:)[0-9a-f]{12}", "<recipe>", done.stdout.replace(str(tmp_path), "HOME"))
+    text = re.sub(r"[0-9a-f]{64}(?=\.pyz)", "<sha256>", text.replace(str(ROOT), "CHECKOUT"))
+    text = re.sub(r"(?<=--memory )[0-9]+", "<bytes>", re.sub(r"(?<=--user )[0-9]+:[0-9]+", "<uid:gid>", text))
     path = HERE / f"{name}.txt"
+    if request.config.getoption("--update-golden"):
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
+
+
+def test_golden_list_of_sessions(request: pytest.FixtureRequest) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "nox", "-l"],
+        cwd=ROOT,
+        env=os.environ | {"COLUMNS": "200", "NO_COLOR": "1"},
+        text=True,
+        capture_output=True,
+        check=True,
+    )
+    text = re.sub(r"in \S+noxfile", "in noxfile", done.stdout)
+    path = HERE / "nox-list.txt"
     if request.config.getoption("--update-golden"):
         path.write_text(text, encoding="utf-8")
     assert text == path.read_text(encoding="utf-8")
@@ -106,9 +122,7 @@ def test_official_plan_needs_a_container(tmp_path: Path) -> None:
     text = (ROOT / "manifests/plans/smoke.toml").read_text(encoding="utf-8")
     plan = tmp_path / "official.toml"
     plan.write_text(
-        text.replace('isolation = "preferred"', 'isolation = "required"').replace(
-            "official = false", "official = true"
-        ),
+        text.replace('isolation = "preferred"', 'isolation = "required"').replace("official = false", "official = true"),
         encoding="utf-8",
     )
     env = os.environ | {"DOCKER_HOST": "unix:///nonexistent/engine.sock", "CHIPASSAY_CONFIG": str(tmp_path)}

@@ -35,9 +35,7 @@ def kit(*args: str, env: dict[str, str] | None = None, timeout: float = 1500) ->
 
 
 def verify(*args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "verify", *args], check=False, cwd=ROOT, text=True, capture_output=True, timeout=300
-    )
+    return subprocess.run([sys.executable, "-m", "verify", *args], check=False, cwd=ROOT, text=True, capture_output=True, timeout=300)
 
 
 def only_run(out: Path) -> Path:

@@ -9,9 +9,7 @@ import pytest
 from kit import progress
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0:00"), (9.6, "0:10"), (61, "1:01"), (3600, "1:00:00"), (262800, "73:00:00")]
-)
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (9.6, "0:10"), (61, "1:01"), (3600, "1:00:00"), (262800, "73:00:00")])
 def test_duration(seconds: float, text: str) -> None:
     assert progress.duration(seconds) == text
 

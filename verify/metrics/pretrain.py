@@ -101,7 +101,9 @@ def _rank(case: Case, measured: Measured, events: object, where: str) -> None:
     if count != len(measured.steps):
         measured.findings.append(error("pretrain.steps", where, f"{len(measured.steps)} steps", f"{count}"))
     if sorted(kind.__name__ for kind in kinds) != ["Data", "Environment", "Model"]:
-        measured.findings.append(error("pretrain.facts", where, "environment, model and data, once each", [kind.__name__ for kind in kinds]))
+        measured.findings.append(
+            error("pretrain.facts", where, "environment, model and data, once each", [kind.__name__ for kind in kinds])
+        )
 
 
 def _step(case: Case, event: Step, expected: int, ended_ns: int, where: str) -> Iterator[Finding]:
@@ -126,7 +128,9 @@ def _add(totals: Totals, event: Step) -> None:
 
 def _fact(case: Case, event: Environment | Model | Data, where: str) -> Iterator[Finding]:
     if isinstance(event, Model) and (event.seed, event.dtype) != (case["seed"], case["dtype"]):
-        yield error("pretrain.facts", where, f"model with seed {case['seed']}, dtype {case['dtype']}", f"seed {event.seed}, dtype {event.dtype}")
+        yield error(
+            "pretrain.facts", where, f"model with seed {case['seed']}, dtype {case['dtype']}", f"seed {event.seed}, dtype {event.dtype}"
+        )
     if isinstance(event, Data) and event.source != case["data"]:
         yield error("pretrain.facts", where, f"data {case['data']}", event.source)
 
@@ -135,7 +139,12 @@ def rules(case: Case, measured: Measured) -> Iterator[Finding]:
     """What is wrong with the case as a whole, after what was wrong with its events."""
     yield from measured.findings
     if not case["cards"] == case["processes"] == measured.ranks:
-        yield error("pretrain.cards", case["id"], f"{measured.ranks} ranks on as many cards", f"cards {case['cards']}, processes {case['processes']}")
+        yield error(
+            "pretrain.cards",
+            case["id"],
+            f"{measured.ranks} ranks on as many cards",
+            f"cards {case['cards']}, processes {case['processes']}",
+        )
     if len(measured.facts) > 1:
         yield error("pretrain.facts", case["id"], "the same data on every rank", sorted(map(str, measured.facts)))
     nominal = case["global_batch"] * case["model"]["sequence_length"]
@@ -144,7 +153,12 @@ def rules(case: Case, measured: Measured) -> Iterator[Finding]:
         if totals.tokens != nominal:
             yield error("pretrain.tokens", where, f"{nominal} tokens over all ranks", totals.tokens)
         if abs(totals.loss - totals.loss_dp_mean) > LOSS_TOLERANCE * abs(totals.loss):
-            yield error("pretrain.loss", where, "loss_dp_mean within 1 % of the ranks' mean", f"{float(totals.loss_dp_mean)} against {float(totals.loss)}")
+            yield error(
+                "pretrain.loss",
+                where,
+                "loss_dp_mean within 1 % of the ranks' mean",
+                f"{float(totals.loss_dp_mean)} against {float(totals.loss)}",
+            )
 
 
 def metrics(case: Case, measured: Measured) -> dict[str, Metric]:

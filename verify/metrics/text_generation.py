@@ -28,9 +28,9 @@ RULES = {
     "text_generation.facts": "the first rank records its environment and its model (seed and dtype of the case), once each",
     "text_generation.loads": "the case's number of loads, the first cold, the others warm, each taking time",
     "text_generation.rounds": "rounds 0, 1, 2, ... with the case's warm-up, then its measured rounds",
-    "text_generation.requests": "as many requests a round as the case's concurrency, each submitted once in the round at hand, never more in flight",
+    "text_generation.requests": "as many requests a round as the case's concurrency, each submitted once in its round",
     "text_generation.prompt": "every prompt has the case's input_tokens",
-    "text_generation.output": "every request gives exactly the case's output_tokens, as ids of the vocabulary, in chunks that are not empty",
+    "text_generation.output": "every request gives exactly the case's output_tokens, as ids of the vocabulary, no empty chunk",
     "text_generation.finish": "every request finishes, once, by length",
     "text_generation.window": "the measured window takes time",
 }
@@ -153,8 +153,12 @@ def _submit(measured: Measured, event: Submit) -> None:
     where = f"request {event.request}"
     measured.in_flight += 1
     if event.request in measured.requests or event.round != measured.rounds - 1 or measured.in_flight > measured.case["concurrency"]:
-        measured.wrong("requests", where, f"a new request of round {measured.rounds - 1}, at most {measured.case['concurrency']} in flight",
-                       f"round {event.round}, {measured.in_flight} in flight, seen before: {event.request in measured.requests}")
+        measured.wrong(
+            "requests",
+            where,
+            f"a new request of round {measured.rounds - 1}, at most {measured.case['concurrency']} in flight",
+            f"round {event.round}, {measured.in_flight} in flight, seen before: {event.request in measured.requests}",
+        )
     if event.prompt_tokens != measured.case["input_tokens"]:
         measured.wrong("prompt", where, f"{measured.case['input_tokens']} tokens", event.prompt_tokens)
     measured.requests.setdefault(event.request, Request(event.round, event.t))
@@ -209,7 +213,12 @@ def rules(case: Case, measured: Measured) -> Iterator[Finding]:
 def _check_loads(case: Case, loads: list[Load]) -> Iterator[Finding]:
     kinds = ["cold"] + ["warm"] * (case["loads"] - 1)
     if [load.kind for load in loads] != kinds or any(load.begin_ns >= load.t for load in loads):
-        yield error("text_generation.loads", case["id"], f"{case['loads']} loads, cold then warm, each taking time", [(load.kind, load.t - load.begin_ns) for load in loads])
+        yield error(
+            "text_generation.loads",
+            case["id"],
+            f"{case['loads']} loads, cold then warm, each taking time",
+            [(load.kind, load.t - load.begin_ns) for load in loads],
+        )
 
 
 def _window(case: Case, measured: Measured) -> list[Request]:
@@ -239,11 +248,15 @@ def metrics(case: Case, measured: Measured) -> dict[str, Metric]:
     warm = [load for load in measured.loads if load.kind == "warm"] or measured.loads
     tokens = sum(request.tokens for request in requests)
     found = {
-        "throughput": Metric(Fraction(tokens * NS_PER_S, _wall_ns(requests)), "tokens/s", "generated tokens / wall time of the measured window (ruling 7)"),
+        "throughput": Metric(
+            Fraction(tokens * NS_PER_S, _wall_ns(requests)), "tokens/s", "generated tokens / wall time of the measured window (ruling 7)"
+        ),
         "first_token_latency_mean_ms": Metric(mean(waits) / NS_PER_MS, "ms", "mean of first token - submit"),
         "first_token_latency_p50_ms": Metric(_median(waits) / NS_PER_MS, "ms", "median of first token - submit"),
         "first_token_latency_max_ms": Metric(Fraction(max(waits), NS_PER_MS), "ms", "largest of first token - submit"),
-        "load_time_s": Metric(mean(load.t - load.begin_ns for load in warm) / NS_PER_S, "s", "mean of warm loads, else the cold one (ruling 19)"),
+        "load_time_s": Metric(
+            mean(load.t - load.begin_ns for load in warm) / NS_PER_S, "s", "mean of warm loads, else the cold one (ruling 19)"
+        ),
         "requests": Metric(Fraction(len(requests)), "requests", "requests of the measured rounds"),
     }
     decode_ns = sum(request.last_ns - (request.first_ns or 0) for request in requests)

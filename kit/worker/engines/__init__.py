@@ -19,7 +19,8 @@ class Engine(Protocol):
 
     def stream(self, prompts: Sequence[Sequence[int]], output_tokens: int) -> Iterator[list[tuple[int, list[int]]]]:
         """Generate exactly `output_tokens` for every prompt; yields what has just become known as
-        (index of the prompt, its new token ids) pairs, as soon as it is on the host."""
+        (index of the prompt, its new token ids) pairs, as soon as it is on the host.
+        """
 
     def unload(self) -> None:
         """Give the model's memory back."""

@@ -42,9 +42,15 @@ def load(case: Case, device: torch.device) -> TransformersEngine:
     """The case's model with weights drawn from its seed (the report's shapes need no trained weights to be timed)."""
     shape = case["model"]
     config = LlamaConfig(
-        hidden_size=shape["hidden_size"], num_hidden_layers=shape["num_layers"], num_attention_heads=shape["num_heads"],
-        num_key_value_heads=shape["num_kv_heads"], intermediate_size=shape["ffn_size"], vocab_size=shape["vocab_size"],
-        max_position_embeddings=shape["sequence_length"], bos_token_id=None, eos_token_id=None,
+        hidden_size=shape["hidden_size"],
+        num_hidden_layers=shape["num_layers"],
+        num_attention_heads=shape["num_heads"],
+        num_key_value_heads=shape["num_kv_heads"],
+        intermediate_size=shape["ffn_size"],
+        vocab_size=shape["vocab_size"],
+        max_position_embeddings=shape["sequence_length"],
+        bos_token_id=None,
+        eos_token_id=None,
     )
     torch.manual_seed(case["seed"])
     before = torch.get_default_dtype()

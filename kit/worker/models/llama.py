@@ -88,7 +88,7 @@ def _initialise(module: nn.Module) -> None:
 
 
 def rotary_table(length: int, head_size: int) -> tuple[Tensor, Tensor]:
-    """cos and sin of shape [length, head_size], halves repeated."""
+    """Cos and sin of shape [length, head_size], halves repeated."""
     frequency = ROPE_BASE ** (-torch.arange(0, head_size, 2).float() / head_size)
     angle = torch.outer(torch.arange(length).float(), frequency).repeat(1, 2)
     return angle.cos(), angle.sin()

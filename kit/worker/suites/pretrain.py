@@ -79,8 +79,10 @@ def _config(case: Case) -> dict[str, Any]:
         "train_batch_size": case["global_batch"],
         "train_micro_batch_size_per_gpu": case["micro_batch"],
         "zero_optimization": {"stage": case["zero_stage"]},
-        "optimizer": {"type": "AdamW", "params": {"lr": case["learning_rate"], "betas": [0.9, 0.95], "eps": 1e-8,
-                                                  "weight_decay": 0.01, "torch_adam": True}},
+        "optimizer": {
+            "type": "AdamW",
+            "params": {"lr": case["learning_rate"], "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.01, "torch_adam": True},
+        },
         "gradient_clipping": 1.0,
         "bf16": {"enabled": case["dtype"] == "bfloat16"},
         "fp16": {"enabled": case["dtype"] == "float16"},
@@ -89,8 +91,9 @@ def _config(case: Case) -> dict[str, Any]:
     }
 
 
-def _step(case: Case, recorder: Recorder, engine: Any, windows: data.Windows, step: int, rank: int, world_size: int,
-          here: torch.device) -> None:
+def _step(
+    case: Case, recorder: Recorder, engine: Any, windows: data.Windows, step: int, rank: int, world_size: int, here: torch.device
+) -> None:
     """One optimizer step: this rank's share of the global batch in micro-batches."""
     device.synchronize(here)
     begin_ns = recorder.now()
@@ -110,8 +113,18 @@ def _step(case: Case, recorder: Recorder, engine: Any, windows: data.Windows, st
     slots = case["micro_batch"] * len(losses) * case["model"]["sequence_length"]
     if not math.isfinite(loss_dp_mean):
         raise FloatingPointError(f"loss is {loss_dp_mean} at step {step}")
-    recorder.event("step", end_ns, step=step, phase="warmup" if step < case["warmup_steps"] else "measured", begin_ns=begin_ns,
-                   loss=own.item(), loss_dp_mean=loss_dp_mean, tokens=slots, real_tokens=slots, grad_norm=_grad_norm(engine))
+    recorder.event(
+        "step",
+        end_ns,
+        step=step,
+        phase="warmup" if step < case["warmup_steps"] else "measured",
+        begin_ns=begin_ns,
+        loss=own.item(),
+        loss_dp_mean=loss_dp_mean,
+        tokens=slots,
+        real_tokens=slots,
+        grad_norm=_grad_norm(engine),
+    )
 
 
 def _first_windows(case: Case, step: int, rank: int, world_size: int) -> range:

@@ -1,0 +1,177 @@
+"""Builds a small sealed run with the kit's own writer and made-up events, so that tests can break it in one place.
+
+`build(folder)` gives a run that verifies. `edit` is called on the open run before sealing: whoever holds the key can
+seal anything, so that rules about content must catch it. Changes after sealing are made on the finished folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from kit import plan, record, seal
+from verify.strict import canonical
+
+KEY = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"tests of ChipAssay, worth nothing").digest())
+PRETRAIN = "pretrain-x"
+TEXT = "text-x"
+MODEL = {"architecture": "llama", "hidden_size": 64, "num_layers": 1, "num_heads": 2, "num_kv_heads": 2, "ffn_size": 128, "vocab_size": 256}
+Event = dict[str, Any]
+Edit = Callable[["Bench"], None]
+
+
+def source(steps: int = 3) -> dict[str, Any]:
+    """A plan with one case of each suite."""
+    return {
+        "schemaVersion": 1,
+        "name": "tiny",
+        "title": {"en": "Tiny", "zh": "微型"},
+        "source": "tests",
+        "isolation": "preferred",
+        "official": False,
+        "case": [
+            {
+                "id": PRETRAIN, "suite": "pretrain", "cards": 2, "processes": 2, "zero_stage": 1, "global_batch": 4, "micro_batch": 2,
+                "warmup_steps": 1, "measured_steps": steps, "learning_rate": 0.001, "dtype": "float32", "seed": 7, "data": "shakespeare.txt",
+                "time_limit_s": 60, "model": MODEL | {"sequence_length": 16},
+            },
+            {
+                "id": TEXT, "suite": "text_generation", "cards": 1, "processes": 1, "engine": "transformers", "concurrency": 2,
+                "input_tokens": 8, "output_tokens": 3, "warmup_rounds": 1, "measured_rounds": 2, "dtype": "float32", "seed": 7, "loads": 2,
+                "time_limit_s": 60, "model": MODEL | {"sequence_length": 32},
+            },
+        ],
+    }  # fmt: skip
+
+
+def start(case: str, suite: str, rank: int = 0, world_size: int = 1) -> list[Event]:
+    """The events with which every rank begins."""
+    return [
+        {"t": 0, "e": "case_start", "case": case, "suite": suite, "attempt": 1, "rank": rank, "world_size": world_size,
+         "wall_ns": 1_790_000_000_000_000_000, "monotonic_ns": 5_000},
+        {"t": 10, "e": "environment", "python": "3.11.7", "torch": "2.13.0", "device": "cpu", "device_name": "fake", "packages": {}},
+        {"t": 20, "e": "model", "parameters": 1000, "weights": "random", "weights_sha256": None, "seed": 7, "dtype": "float32"},
+    ]  # fmt: skip
+
+
+def end(events: list[Event]) -> list[Event]:
+    """The same events with the last one of a case that went well."""
+    return [*events, {"t": events[-1]["t"] + 1, "e": "case_end", "state": "done", "reason": None}]
+
+
+def pretrain(rank: int, steps: int) -> list[Event]:
+    """One rank's training events: every step lasts 1 ms on rank 0 and 2 ms on rank 1."""
+    events = start(PRETRAIN, "pretrain", rank, 2)
+    events.append({"t": 30, "e": "data", "source": "shakespeare.txt", "sha256": "0" * 64, "tokens": 4096})
+    for number in range(steps + 1):
+        begin = 1_000_000 + number * 10_000_000
+        events.append(
+            {"t": begin + 1_000_000 * (rank + 1), "e": "step", "step": number, "phase": "measured" if number else "warmup", "begin_ns": begin,
+             "loss": 4.0 - 0.125 * number, "loss_dp_mean": 4.0 - 0.125 * number, "tokens": 32, "real_tokens": 30, "grad_norm": 1.5}
+        )  # fmt: skip
+    return end(events)
+
+
+def text() -> list[Event]:
+    """Three rounds of two requests: first tokens after 5 ms, the two others 1 ms apart; two loads."""
+    events = start(TEXT, "text_generation")
+    events.append({"t": 1_000_000, "e": "load", "begin_ns": 100, "kind": "cold"})
+    events.append({"t": 3_000_000, "e": "load", "begin_ns": 2_000_000, "kind": "warm"})
+    for number in range(3):
+        begin = 10_000_000 * (number + 1)
+        requests = (2 * number, 2 * number + 1)
+        events.append({"t": begin, "e": "round_start", "round": number, "phase": "measured" if number else "warmup"})
+        events += [{"t": begin, "e": "submit", "request": r, "round": number, "prompt_tokens": 8} for r in requests]
+        for step in range(3):
+            events += [{"t": begin + 5_000_000 + step * 1_000_000, "e": "tokens", "request": r, "ids": [step]} for r in requests]
+        events += [{"t": begin + 7_000_000, "e": "finish", "request": r, "reason": "length"} for r in requests]
+    return end(events)
+
+
+class Bench:
+    """A run about to be sealed: everything in it may still be edited."""
+
+    def __init__(self, folder: Path, steps: int) -> None:
+        self.source = source(steps)
+        self.plan = plan.resolve(self.source, "tests")
+        self.run = folder / "tiny-cpu-20261124T000000Z-abcdef"
+        self.evidence = self.run / "evidence"
+        self.events: dict[str, dict[str, list[Event]]] = {
+            PRETRAIN: {"events-00000.jsonl": pretrain(0, steps), "events-rank0001-00000.jsonl": pretrain(1, steps)},
+            TEXT: {"events-00000.jsonl": text()},
+        }
+        self.handed = {case["id"]: {"case": case, "attempt": 1} for case in self.plan.cases}
+        self.environment: dict[str, Any] = {
+            "schemaVersion": 1, "host": {}, "chip": {"id": "cpu"},
+            "kit": {"version": "0.1.0", "worker": {"sha256": "1" * 64}, "tree": {"sha256": "2" * 64}},
+            "isolation": {"kind": "environment", "reason": "tests"}, "image": None,
+            "lock": {"file": "images/cpu/requirements.lock", "sha256": "3" * 64, "built": {}}, "grants": {}, "packages": None,
+        }  # fmt: skip
+        self.states = {PRETRAIN: ("done", None), TEXT: ("done", None)}
+        self.raw: dict[str, bytes] = {}
+
+    def step(self, number: int, rank: int = 0) -> Event:
+        """The event of one training step."""
+        name = "events-00000.jsonl" if rank == 0 else f"events-rank{rank:04}-00000.jsonl"
+        return next(event for event in self.events[PRETRAIN][name] if event.get("step") == number)
+
+    def kind(self, kind: str, case: str = TEXT) -> list[Event]:
+        """Rank 0's events of one kind."""
+        return [event for event in self.events[case]["events-00000.jsonl"] if event["e"] == kind]
+
+    def write(self) -> record.RunLog:
+        """Write evidence and log, as a run does."""
+        self.evidence.mkdir(parents=True)
+        (self.evidence / "plan.json").write_bytes(self.plan.to_bytes())
+        (self.evidence / "environment.json").write_bytes(canonical(self.environment) + b"\n")
+        log = record.RunLog(self.run, KEY)
+        log.append("open", run=self.run.name, plan_sha256=self.plan.sha256(), kit_version="0.1.0", worker_sha256="1" * 64,
+                   isolation=self.environment["isolation"]["kind"])  # fmt: skip
+        for name in ("plan.json", "environment.json"):
+            log.append_file(self.evidence / name)
+        for case, files in self.events.items():
+            self._case(log, case, files)
+        return log
+
+    def _case(self, log: record.RunLog, case: str, files: dict[str, list[Event]]) -> None:
+        folder = self.evidence / "cases" / case / "attempt-1"
+        folder.mkdir(parents=True)
+        log.append("case-start", case=case, attempt=1)
+        written = {
+            name: b"".join(json.dumps(event, separators=(",", ":")).encode() + b"\n" for event in events) for name, events in files.items()
+        }
+        written |= {"case.json": canonical(self.handed[case]) + b"\n", "stdout.log": b"", "stderr.log": b""}
+        for name, data in sorted(written.items()):
+            (folder / name).write_bytes(self.raw.get(f"{case}/{name}", data))
+            log.append_file(folder / name)
+        state, reason = self.states[case]
+        log.append("case-end", case=case, attempt=1, state=state, reason=reason)
+        log.checkpoint()
+
+
+def build(folder: Path, edit: Edit | None = None, *, steps: int = 3) -> Path:
+    """A sealed run in `folder`; what `edit` changed is sealed with it."""
+    bench = Bench(folder, steps)
+    if edit:
+        edit(bench)
+    log = bench.write()
+    try:
+        seal.seal(bench.run, bench.plan, log, KEY)
+    finally:
+        log.close()
+    return bench.run
+
+
+def reseal(run: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the statement and sign it again with the run's own key."""
+    import base64
+
+    document = json.loads((run / "run.dsse.json").read_bytes())
+    statement = json.loads(base64.b64decode(document["payload"]))
+    change(statement)
+    (run / "run.dsse.json").write_bytes(seal.sign(canonical(statement), KEY))

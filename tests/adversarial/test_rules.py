@@ -1,0 +1,87 @@
+"""Every rule of verify refuses the attack that was made for it, and no rule goes without an attack."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.adversarial import builder
+from tests.adversarial.attacks import ATTACKS, Attack
+from tests.conftest import ROOT
+from verify import metrics, replay, table
+
+NAMED = re.compile(r"[a-z_]+\.[a-z0-9_]+")
+SCHEMAS = {"cases.schema", "environment.schema", "resolved_plan.schema", "statement.schema"}
+# Rules that refuse nothing, or that other test modules hold: policies, races, numbers too large for a sealed file.
+ELSEWHERE = {
+    "origin.unchecked": "test_policy", "policy.threshold": "test_policy", "policy.window": "test_policy",
+    "policy.revoked": "test_policy", "policy.schema": "test_policy", "policy.twin": "test_policy",
+    "log.retry": "test_warnings", "log.wall": "test_warnings", "run.name": "test_warnings",
+    "tree.changed": "test_races", "tree.read": "test_races", "json.size": "test_strict",
+}  # fmt: skip
+
+
+def rules_in_source() -> set[str]:
+    """Every text of the form `word.word` that stands as first argument of something that makes a finding."""
+    found: set[str] = set(SCHEMAS)
+    for path in (ROOT / "verify").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and node.args:
+                name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+                first = node.args[2] if name == "violations" else node.args[0]
+                if name in {"error", "warning", "notice", "Refused", "_Bad", "_differ", "violations"} and isinstance(first, ast.Constant):
+                    found.add(str(first.value))
+    return {rule for rule in found if NAMED.fullmatch(rule)} | {rule for suite in metrics.suites() for rule in metrics.load(suite).RULES}
+
+
+def test_an_untouched_run_is_verified(tmp_path: Path) -> None:
+    outcome = replay.replay(builder.build(tmp_path), "self")
+    assert outcome.findings == []
+    assert outcome.verdict == "verified"
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: f"{attack.rule}: {attack.name}")
+def test_attack_is_refused_by_its_rule(attack: Attack, tmp_path: Path) -> None:
+    outcome = replay.replay(attack.make(tmp_path), "self")
+    broken = {finding.rule for finding in outcome.findings if finding.severity == "error"}
+    assert outcome.verdict == "refused"
+    assert attack.rule in broken, broken
+    assert broken <= {attack.rule, *attack.also}, broken
+    assert table.render(outcome.document()).endswith("rules were broken)")
+
+
+def test_no_rule_goes_without_an_attack() -> None:
+    covered = {attack.rule for attack in ATTACKS} | ELSEWHERE.keys()
+    assert rules_in_source() - covered == set()
+
+
+def test_no_attack_is_on_a_rule_that_is_gone() -> None:
+    assert ({attack.rule for attack in ATTACKS} | ELSEWHERE.keys()) - rules_in_source() == set()
+
+
+OUTSIDE = [a for a in ATTACKS if a.kind == "tampered" and a.rule.startswith(("tree.", "top.", "statement.subject", "envelope.signature"))]
+UNSEEN = {"file beside the run", "an empty folder", "a name with a newline", "lines in another order"}
+
+
+@pytest.mark.parametrize("attack", [a for a in OUTSIDE if a.name not in UNSEEN], ids=lambda attack: attack.name)
+def test_openssl_and_coreutils_refuse_it_too(attack: Attack, tmp_path: Path) -> None:
+    done = subprocess.run(["sh", str(ROOT / "docs/check.sh"), str(attack.make(tmp_path))], check=False, capture_output=True, text=True)
+    assert done.returncode == 1, done.stdout + done.stderr
+
+
+def test_openssl_and_coreutils_accept_the_run(tmp_path: Path) -> None:
+    run = builder.build(tmp_path)
+    done = subprocess.run(["sh", str(ROOT / "docs/check.sh"), str(run)], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    other = tmp_path / "other.pem"
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from kit.keys import public_pem
+
+    other.write_bytes(public_pem(Ed25519PrivateKey.generate()))
+    done = subprocess.run(["sh", str(ROOT / "docs/check.sh"), str(run), str(other)], check=False, capture_output=True, text=True)
+    assert (done.returncode, "signature" in done.stderr) == (1, True)

@@ -1,0 +1,124 @@
+"""Trees, notes, envelopes and numbers against values that were worked out by hand or come from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.adversarial import builder
+from verify import envelope, notes, tree
+from verify.findings import Refused, show
+from verify.merkle import Frontier, root_of
+from verify.replay import replay
+from verify.score import decimal_text
+
+
+def reference_root(leaves: list[bytes]) -> bytes:
+    """RFC 6962 section 2.1, word for word."""
+    if not leaves:
+        return hashlib.sha256(b"").digest()
+    if len(leaves) == 1:
+        return hashlib.sha256(b"\0" + leaves[0]).digest()
+    k = 1
+    while k * 2 < len(leaves):
+        k *= 2
+    return hashlib.sha256(b"\1" + reference_root(leaves[:k]) + reference_root(leaves[k:])).digest()
+
+
+@given(st.lists(st.binary(max_size=8), max_size=70))
+def test_merkle_root_is_that_of_the_rfc(leaves: list[bytes]) -> None:
+    assert root_of(leaves) == reference_root(leaves)
+    frontier = Frontier()
+    for leaf in leaves:
+        frontier.add(leaf)
+    assert frontier.size == len(leaves)
+
+
+def test_merkle_root_of_the_certificate_transparency_vectors() -> None:
+    vectors = ["", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f"]
+    found = root_of(bytes.fromhex(text) for text in vectors)
+    assert found.hex() == "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328"
+
+
+@given(st.binary(max_size=300))
+def test_notes_are_read_or_refused(data: bytes) -> None:
+    try:
+        found = list(notes.split(data))
+    except Refused as bad:
+        assert bad.finding.rule == "log.checkpoint"
+    else:
+        assert b"".join(notes.render(note).encode() + b"\n" for note in found) == data
+
+
+@given(st.binary(max_size=200))
+def test_sums_are_read_or_refused(data: bytes) -> None:
+    try:
+        listed = tree.parse_sums(data)
+    except Refused as bad:
+        assert bad.finding.rule == "tree.sums"
+    else:
+        assert tree.render(listed) == data
+
+
+@given(st.dictionaries(st.from_regex(tree.SEGMENT, fullmatch=True), st.binary(max_size=4), min_size=1, max_size=5))
+def test_sums_survive_a_round_trip(files: dict[str, bytes]) -> None:
+    listed = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    assert tree.parse_sums(tree.render(listed)) == listed
+
+
+def test_pae_is_that_of_the_specification() -> None:
+    assert envelope.pae("http://example.com/HelloWorld", b"hello world") == b"DSSEv1 29 http://example.com/HelloWorld 11 hello world"
+
+
+@given(st.binary(max_size=60))
+def test_base64_is_canonical(data: bytes) -> None:
+    assert envelope.decode(base64.b64encode(data).decode(), "t") == data
+    assert envelope.decode(base64.urlsafe_b64encode(data).decode(), "t") == data
+
+
+@pytest.mark.parametrize("text", ["AA", "AA=", "A A=", "AB==", "AA==\n", "A-+=", "ä"])
+def test_base64_that_two_readers_could_read_differently(text: str) -> None:
+    with pytest.raises(Refused, match=r"envelope\.base64"):
+        envelope.decode(text, "t")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(Fraction(0), "0"), (Fraction(1, 3), "0.333333333"), (Fraction(2, 3), "0.666666667"), (Fraction(10**12), "1000000000000"),
+     (Fraction(1000000005, 10), "100000000"), (Fraction(1000000015, 10), "100000002"), (Fraction(-1, 8), "-0.125")],
+)  # fmt: skip
+def test_nine_digits_half_to_even(value: Fraction, text: str) -> None:
+    assert decimal_text(value) == text
+
+
+def test_what_comes_from_a_run_is_shown_on_one_safe_line() -> None:
+    assert show("a\nb\x1b[31m") == "a\\nb\\x1b[31m"
+    assert len(show("x" * 1000)) == 200
+
+
+def test_metrics_worked_out_by_hand(tmp_path: Path) -> None:
+    """Rank 1 takes 2 ms a step, 64 tokens a step over two cards; requests wait 5 ms and give 3 tokens in 7 ms."""
+    train, text = replay(builder.build(tmp_path), "self").cases
+    assert {name: metric.value for name, metric in train.metrics.items()} == {
+        "tgs": Fraction(64 * 3 * 1000, 6 * 2),
+        "tgs_real": Fraction(60 * 3 * 1000, 6 * 2),
+        "step_time_mean_s": Fraction(2, 1000),
+        "loss_first": Fraction(31, 8),
+        "loss_last": Fraction(29, 8),
+        "loss_mean": Fraction(30, 8),
+    }
+    assert {name: metric.value for name, metric in text.metrics.items()} == {
+        "throughput": Fraction(12 * 1000, 17),
+        "first_token_latency_mean_ms": 5,
+        "first_token_latency_p50_ms": 5,
+        "first_token_latency_max_ms": 5,
+        "load_time_s": Fraction(1, 1000),
+        "requests": 4,
+        "throughput_legacy": Fraction(2 * 8 * 1000, 8),
+    }
