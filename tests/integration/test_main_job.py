@@ -104,7 +104,8 @@ def test_killed_run_is_resumed(kind: str, tmp_path: Path) -> None:
     process.kill()
     process.wait()
     run = only_run(tmp_path)
-    assert verify(str(run), "--policy", "self").returncode == 2
+    unsealed = verify(str(run), "--policy", "self")
+    assert (unsealed.returncode, "python -m kit seal RUN" in unsealed.stdout) == (1, True)
     done = kit("run", "--resume", str(run), "--case", "pretrain-*", env=ISOLATIONS[kind])
     assert done.returncode == 0, done.stderr
     cases = json.loads((run / "evidence/cases.json").read_text())["cases"]
