@@ -12,6 +12,9 @@ from kit.schema import check, closest
 from verify.data import root
 
 
+DEVICE = "CHIPASSAY_DEVICE"
+
+
 @dataclass(frozen=True, slots=True)
 class Chip:
     """A chip as its chip.toml describes it."""
@@ -30,6 +33,10 @@ class Chip:
     @property
     def status(self) -> str:
         return str(self.document["status"])
+
+    def worker_environment(self) -> dict[str, str]:
+        """Variables that every worker of this chip gets, however it is isolated."""
+        return {DEVICE: str(self.document["worker"]["device"]), **self.document["container"]["environment"]}
 
     @property
     def container(self) -> dict[str, Any]:

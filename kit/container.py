@@ -41,7 +41,7 @@ def grants(chip: Chip) -> dict[str, Any]:
         "security": ["no-new-privileges"],
         "devices": has["devices"],
         "groups": has["groups"],
-        "environment": has["environment"],
+        "environment": chip.worker_environment(),
         "pids_limit": has["pids_limit"],
         "memory_bytes": int(environment.memory_bytes() * has["memory_share"]),
         "shared_memory_bytes": has["shared_memory_bytes"],

@@ -26,8 +26,9 @@ TERM_GRACE_S = 10
 class ProcessRunner:
     """Runs the worker as a process of its own session, with a given interpreter."""
 
-    def __init__(self, python: Path, isolation: Isolation) -> None:
+    def __init__(self, python: Path, isolation: Isolation, variables: dict[str, str]) -> None:
         self.python = python
+        self.variables = variables
         self.isolation = isolation
 
     def command(self, job: Job) -> list[str]:
@@ -40,7 +41,7 @@ class ProcessRunner:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                env=_environment(),
+                env=_environment() | self.variables,
                 start_new_session=True,
                 preexec_fn=_die_with_parent,  # noqa: PLW1509 - one system call, no lock taken
             )
@@ -112,14 +113,14 @@ def choose(wanted: str, plan: Plan, chip: Chip, say: Say) -> Runner:
 def _locked(chip: Chip, reason: str, say: Say) -> Runner:
     say("the run uses an isolated environment made from the hash-pinned lock; the seal and every report say so")
     made = environments.prepare(chip, say)
-    return ProcessRunner(made.python, Isolation("environment", reason=reason, lock=made.lock))
+    return ProcessRunner(made.python, Isolation("environment", reason=reason, lock=made.lock), chip.worker_environment())
 
 
 def _bare(plan: Plan, chip: Chip) -> Runner:
     if plan.official or plan.container_required:
         raise KitError("plan needs a container", where=f"plan {plan.name}", next_step="leave out --isolation none")
     isolation = Isolation("none", reason="asked for with --isolation none", packages=environments.compare(chip))
-    return ProcessRunner(Path(sys.executable), isolation)
+    return ProcessRunner(Path(sys.executable), isolation, chip.worker_environment())
 
 
 def shown(command: list[str]) -> str:
@@ -136,7 +137,7 @@ def preview(wanted: str, plan: Plan, chip: Chip, case: dict[str, Any], out: Path
         reference = image.reference(chip)
         return kind, reference, container.command(chip, reference, job)
     python = Path(sys.executable) if kind == "none" else environments.python_path(chip)
-    return kind, None, ProcessRunner(python, Isolation(kind)).command(job)
+    return kind, None, ProcessRunner(python, Isolation(kind), {}).command(job)
 
 
 def _expected_kind(wanted: str, plan: Plan) -> str:

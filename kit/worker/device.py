@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 from typing import Any
 
@@ -12,11 +13,15 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def choose(local_rank: int) -> torch.device:
-    """The accelerator of this rank, or the CPU where torch sees none."""
-    if not torch.accelerator.is_available():
+    """The device of this rank, of the type that the chip names; RuntimeError where torch sees none of that type."""
+    wanted = os.environ["CHIPASSAY_DEVICE"]
+    if wanted == "cpu":
         return torch.device("cpu")
+    found = torch.accelerator.current_accelerator(check_available=True)
+    if found is None or found.type != wanted:
+        raise RuntimeError(f"the chip is a '{wanted}' to torch, which sees {found}")
     torch.accelerator.set_device_index(local_rank)
-    return torch.device(torch.accelerator.current_accelerator().type, local_rank)
+    return torch.device(wanted, local_rank)
 
 
 def synchronize(device: torch.device) -> None:
