@@ -70,15 +70,32 @@ def ensure(product: chip.Chip, say: Say) -> ImageIdentity:
 
 
 def _known(product: chip.Chip, client: Any) -> ImageIdentity | None:
-    """The image with its record, or None where either is missing."""
-    path = _record_path(product)
-    attributes = _attributes(client, reference(product))
-    if attributes is None or not path.is_file():
+    """The recorded image, found by its config digest and never by its name; None where record or image is missing."""
+    record = _read_record(product)
+    if record is None:
         return None
-    record = json.loads(path.read_text(encoding="utf-8"))
-    _same(reference(product), record["config"], attributes["Id"], "the record of its build")
+    _check_name(product, client, record["config"])
+    attributes = _attributes(client, record["config"])
+    if attributes is None:
+        return None
     _check_pin(product, attributes["Id"])
     return _identity(product, attributes, record)
+
+
+def _read_record(product: chip.Chip) -> dict[str, Any] | None:
+    """What the build or import wrote; None where there is none or a crash left half of one."""
+    try:
+        record = json.loads(_record_path(product).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and {"recipe", "config", "base", "lock"} <= record.keys() else None
+
+
+def _check_name(product: chip.Chip, client: Any, recorded: str) -> None:
+    """The name may have moved to another build of the same recipe (made under another cache), never to something else."""
+    named = _attributes(client, reference(product))
+    if named is not None and (named["Config"].get("Labels") or {}).get("chipassay.recipe") != recipe.load(product).sha256():
+        _same(reference(product), recorded, named["Id"], "the record of its build")
 
 
 def _attributes(client: Any, name: str) -> dict[str, Any] | None:
@@ -246,8 +263,10 @@ def _do_export(product: chip.Chip, path: Path | None) -> str:
     target = _named(path)
     found = _known(product, engine.connect()) or build(product, _say)
     try:
+        image = engine.connect().images.get(found.config)
+        image.tag(found.reference)
         with target.open("wb") as file:
-            for chunk in engine.connect().images.get(found.reference).save(named=True):
+            for chunk in image.save(named=found.reference):
                 file.write(chunk)
     except engine.FAULTS as error:
         raise engine.failed("image cannot be exported", error) from error

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
+import subprocess
 import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import docker
 import pytest
 
-from kit import chip, image
+from kit import chip, image, recipe
 from kit.errors import FAILED
 from tests.conftest import ROOT
 from tests.integration.test_main_job import ISOLATIONS, containers_of, kit, only_run, verify
@@ -59,21 +64,73 @@ def test_a_case_that_fails_or_never_ends_is_recorded_and_the_rest_go_on(kind: st
         assert containers_of(run) == []
 
 
-def test_an_image_that_is_not_the_recorded_one(tmp_path: Path) -> None:
-    identity = image.ensure(chip.load("cpu"), print)
+@dataclass(frozen=True)
+class Tree:
+    """A copy of this tree with a recipe of its own, recorded as built into the real image, so that no test disturbs that one."""
+
+    folder: Path
+    recipe: str
+    config: str
+
+    @property
+    def name(self) -> str:
+        return f"chipassay/cpu:{self.recipe[:12]}"
+
+    def kit(self, *args: str) -> subprocess.CompletedProcess[str]:
+        return kit(*args, env={"CHIPASSAY_CACHE": str(self.folder / "cache")}, cwd=self.folder)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Iterator[Tree]:
+    real = image.ensure(chip.load("cpu"), print)
+    folder = tmp_path / "tree"
+    for name in ("kit", "verify", "manifests", "images", "baselines", "requirements"):
+        shutil.copytree(ROOT / name, folder / name)
+    shutil.copy(ROOT / "Dockerfile", folder)
+    text = (folder / "images/cpu/image.toml").read_text(encoding="utf-8") + f"# {tmp_path}\n"
+    (folder / "images/cpu/image.toml").write_text(text, encoding="utf-8")
+    made = recipe.Recipe(tomllib.loads(text), folder / "images/cpu").sha256()
+    record = folder / f"cache/images/cpu-{made[:12]}.json"
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps(real.record | {"recipe": made}), encoding="utf-8")
+    copied = Tree(folder, made, real.config)
+    yield copied
+    with contextlib.suppress(docker.errors.ImageNotFound):
+        docker.from_env().images.remove(copied.name)
+
+
+def test_an_image_is_known_by_its_digest_and_not_by_its_name(tree: Tree) -> None:
+    assert tree.config in tree.kit("image", "verify", "cpu").stdout
     client = docker.from_env()
-    other = client.images.list("chipassay/base")[0]
-    assert other.tag(identity.reference)
-    try:
-        done = kit("run", "--isolation", "container", "--out", str(tmp_path / "runs"))
-    finally:
-        client.images.get(identity.config).tag(identity.reference)
+    labels = {"chipassay.recipe": tree.recipe}
+    container = client.containers.create(tree.config)
+    repository, tag = tree.name.split(":")
+    container.commit(repository, tag, conf={"Labels": labels})
+    container.remove()
+    assert client.images.get(tree.name).id != tree.config
+    assert tree.config in tree.kit("image", "verify", "cpu").stdout
+
+
+def refused_line(tree: Tree, why: str, *digests: str) -> None:
+    done = tree.kit("run", "--isolation", "container", "--out", str(tree.folder / "runs"))
     assert done.returncode == FAILED
     [line] = done.stderr.strip().splitlines()
-    assert line.startswith(f"kit: image is not the locked one ({identity.reference})")
-    assert identity.config in line
-    assert other.id in line
-    assert not (tmp_path / "runs").exists() or list((tmp_path / "runs").iterdir()) == []
+    assert line.startswith(f"kit: image is not the locked one ({tree.name})")
+    assert all(part in line for part in (why, *digests)), line
+    assert not (tree.folder / "runs").exists() or list((tree.folder / "runs").iterdir()) == []
+
+
+def test_a_foreign_image_under_the_name_is_refused(tree: Tree) -> None:
+    other = docker.from_env().images.list("chipassay/base")[0]
+    assert other.tag(tree.name)
+    refused_line(tree, "record of its build", tree.config, other.id)
+
+
+def test_an_image_that_is_not_the_pinned_one_is_refused(tree: Tree) -> None:
+    pinned = f"sha256:{'0' * 64}"
+    pin = {"recipe": tree.recipe, "config": pinned, "manifest": None, "platform": "linux/amd64"}
+    (tree.folder / "images/cpu/image.pin.json").write_text(json.dumps(pin), encoding="utf-8")
+    refused_line(tree, "image.pin.json", tree.config, pinned)
 
 
 def test_an_image_goes_from_machine_to_machine(tmp_path: Path) -> None:

@@ -22,11 +22,11 @@ NO_ENGINE = {"DOCKER_HOST": "unix:///nonexistent/engine.sock"}
 ISOLATIONS = {"container": {}, "environment": NO_ENGINE}
 
 
-def kit(*args: str, env: dict[str, str] | None = None, timeout: float = 1500) -> subprocess.CompletedProcess[str]:
+def kit(*args: str, env: dict[str, str] | None = None, cwd: Path = ROOT, timeout: float = 1500) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "kit", *args],
         check=False,
-        cwd=ROOT,
+        cwd=cwd,
         env=os.environ | (env or {}),
         text=True,
         capture_output=True,
