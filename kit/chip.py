@@ -11,7 +11,6 @@ from kit.errors import KitError
 from kit.schema import check, closest
 from verify.data import root
 
-
 DEVICE = "CHIPASSAY_DEVICE"
 
 
