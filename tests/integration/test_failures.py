@@ -16,9 +16,9 @@ import docker
 import pytest
 
 from kit import chip, image, recipe
-from kit.errors import FAILED
+from kit.errors import ENVIRONMENT, FAILED
 from tests.conftest import ROOT
-from tests.integration.test_main_job import ISOLATIONS, containers_of, kit, only_run, verify
+from tests.integration.test_main_job import ISOLATIONS, NO_ENGINE, containers_of, kit, only_run, verify
 
 LIMIT_S = 15
 
@@ -145,3 +145,14 @@ def test_an_image_goes_from_machine_to_machine(tmp_path: Path) -> None:
         file.write(b"\0")
     refused = kit("image", "import", "cpu", str(exported), env=elsewhere)
     assert (refused.returncode, "export was changed" in refused.stderr) == (1, True)
+
+
+def test_a_plan_that_requires_a_container_stops_without_an_engine(tmp_path: Path) -> None:
+    text = (ROOT / "manifests/plans/smoke.toml").read_text(encoding="utf-8")
+    (tmp_path / "plan.toml").write_text(text.replace('isolation = "preferred"', 'isolation = "required"'), encoding="utf-8")
+    done = kit("run", "--plan", str(tmp_path / "plan.toml"), "--out", str(tmp_path / "runs"), env=NO_ENGINE)
+    assert done.returncode == ENVIRONMENT
+    [line] = done.stderr.strip().splitlines()
+    assert line.startswith("kit: no container engine answers")
+    assert line.endswith("install or start Docker or Podman")
+    assert list((tmp_path / "runs").iterdir()) == []
