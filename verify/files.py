@@ -22,7 +22,7 @@ FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 def open_beneath(top: Path, path: str) -> int:
     """A descriptor of the regular file `path` below `top`, no step of it a link; or Refused."""
     *folders, name = path.split("/")
-    handle = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    handle = _top(top)
     try:
         for folder in folders:
             below = os.open(folder, FOLDER, dir_fd=handle)
@@ -37,10 +37,23 @@ def open_beneath(top: Path, path: str) -> int:
         raise Refused("file.type", path, "a regular file in plain folders", fault.strerror) from None
     finally:
         os.close(handle)
-    if not stat.S_ISREG(os.fstat(file).st_mode):
+    status = os.fstat(file)
+    if not stat.S_ISREG(status.st_mode):
         os.close(file)
         raise Refused("file.type", path, "a regular file", "another kind")
+    if status.st_nlink != 1:
+        os.close(file)
+        raise Refused("file.link", path, "one link", f"{status.st_nlink} links")
     return file
+
+
+def _top(top: Path) -> int:
+    try:
+        return os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise Refused("file.missing", top.name, "a folder", "none") from None
+    except NotADirectoryError:
+        raise Refused("file.type", top.name, "a folder", "another kind") from None
 
 
 class Evidence:

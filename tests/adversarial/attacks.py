@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,7 @@ def envelope(run: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 ROOT = ("log.root", "log.checkpoint")
+LOST = (*ROOT, "log.close", "log.files", "cases.attempts")
 
 # --- the folder itself -----------------------------------------------------------------------------------------------
 add("top.extra", "tampered", "file beside the run", lambda run: (run / "notes.txt").write_text("x"))
@@ -136,6 +138,10 @@ add(
     "tree.empty",
     "tree.missing",
 )
+add("file.link", "tampered", "a hard link to the run log", lambda run: os.link(run / "runlog/entries.jsonl", run.parent / "second"), *LOST)
+add("file.missing", "tampered", "no run log", lambda run: shutil.rmtree(run / "runlog"), "top.missing", *LOST)
+add("file.missing", "tampered", "no evidence", lambda run: shutil.rmtree(run / "evidence"), "top.missing", "tree.type", "tree.missing",
+    "envelope.signature", "log.checkpoint")  # fmt: skip
 add("file.line", "sealed", "a last line without newline", lambda b: put(b, "events-00000.jsonl", b'{"t":0}'))
 add("file.size", "tampered", "an envelope of 33 MiB", lambda run: (run / "run.dsse.json").write_bytes(b" " * (33 * 2**20)))
 
