@@ -87,3 +87,10 @@ def bench(session: nox.Session) -> None:
     """Measure what the kit costs: recording per event, container start, sealing, verifying. [-- NAME ...]"""
     _install(session, "test")
     session.run("python", "-m", "bench", *session.posargs)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Damage sealed runs and feed every parser, at length: nothing accepted, no traceback. [-- runs --count N, parsers --minutes M]"""
+    _install(session, "test")
+    session.run("python", "-m", "tests.fuzz", *session.posargs)

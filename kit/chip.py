@@ -65,7 +65,7 @@ def read_toml(path: Path, schema: str) -> dict[str, Any]:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise KitError("file cannot be read", where=str(path), why=error.strerror or "") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise KitError("not valid TOML", where=str(path), why=str(error), next_step="correct the file") from error
     check(document, schema, str(path))
     return document

@@ -66,7 +66,7 @@ def load(name_or_path: str) -> Plan:
     path = _find(name_or_path)
     try:
         source = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise KitError("plan is not valid TOML", where=str(path), why=str(error), next_step="correct the file") from error
     except OSError as error:
         raise KitError("plan cannot be read", where=str(path), why=error.strerror or str(error)) from error

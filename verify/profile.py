@@ -38,5 +38,5 @@ def load(name: str) -> Profile:
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
         return Profile(document["name"], document["source"], document["rounding"]["significant_digits"], tuple(document["row"]))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError) as fault:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError) as fault:
         raise Unchecked("profile cannot be used", where=str(path), why=str(fault), next_step="restore the shipped file") from None

@@ -48,13 +48,14 @@ def truncate(rng: Random, data: bytes) -> bytes | None:
 
 
 def append(rng: Random, data: bytes) -> bytes:
-    return data + rng.choice((b"\n", b" ", b"{}\n", b"\x00", data, rng.randbytes(8)))
+    return data + rng.choice((b"\n", b" ", b"{}\n", b"\x00", data[-1000:], rng.randbytes(8)))
 
 
 def splice(rng: Random, data: bytes) -> bytes | None:
     if len(data) < 4:
         return None
-    begin, end, at = sorted(rng.randrange(len(data)) for _ in range(3))
+    begin, at = sorted(rng.randrange(len(data)) for _ in range(2))
+    end = begin + rng.randrange(1, 200)
     return data[:at] + data[begin:end] + data[at:]
 
 
@@ -118,7 +119,7 @@ def number(rng: Random, data: bytes) -> bytes | None:
         return None
     text = found[0]
     other = rng.choice((
-        b"%d" % (int(float(text)) + 1), b"-" + text, text + b"0", text + b".0", text + b"e0", b"0" + text, b"9" * 25, b"1e400", b"1e-400",
+        b"1" + text, b"-" + text, text + b"0", text + b".0", text + b"e0", b"0" + text, b"9" * 25, b"1e400", b"1e-400",
         b"NaN", b"Infinity", b"-0", b"null", b'"%s"' % text, b"0x10", b"1,5", b"9223372036854775808",
     ))  # fmt: skip
     return data[: found.start()] + other + data[found.end() :]
@@ -140,6 +141,13 @@ def base64_tweak(rng: Random, data: bytes) -> bytes | None:
         text.rstrip(b"=")[:-1] + rng.choice(b"ABCDEFGHQRSTwxyz0123").to_bytes(1, "big") + b"=" * text.count(b"="), text[::-1], b"A" * len(text),
     ))  # fmt: skip
     return data[: found.start()] + other + data[found.end() :]
+
+
+def deep(rng: Random, data: bytes) -> bytes:
+    """Brackets without end, where a value may stand."""
+    at = rng.choice([found.end() for found in re.finditer(rb"[:=,\[]\s*", data)] or [0])
+    size = rng.choice((20, 40, 3000))
+    return data[:at] + rng.choice((b"[" * size, b"[" * size + b"]" * size, b'{"a":' * size, b"{a=" * size)) + data[at:]
 
 
 def digest(rng: Random, data: bytes) -> bytes | None:
@@ -166,13 +174,12 @@ def json_edit(rng: Random, data: bytes) -> bytes | None:
     at = rng.randrange(len(lines))
     try:
         document = json.loads(lines[at])
-    except ValueError:
+        if not (spots := _spots(document, [])):
+            return None
+        _edit(rng, *rng.choice(spots), spots)
+        lines[at] = json.dumps(document, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+    except (ValueError, RecursionError):
         return None
-    if not (spots := _spots(document, [])):
-        return None
-    holder, key = rng.choice(spots)
-    _edit(rng, holder, key, spots)
-    lines[at] = json.dumps(document, sort_keys=True, separators=(",", ":")).encode() + b"\n"
     return b"".join(lines)
 
 
@@ -195,7 +202,7 @@ KINDS: dict[str, Kind] = {
     kind.__name__: kind
     for kind in (
         flip, put, cut, replace, truncate, append, splice, swap_lines, drop_line, repeat_line, shuffle_lines, key_twice, key_renamed,
-        number, string, base64_tweak, digest, json_edit,
+        number, string, base64_tweak, deep, digest, json_edit,
     )
 }  # fmt: skip
 

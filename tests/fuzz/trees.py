@@ -95,19 +95,18 @@ def hard_link(rng: Random, run: Path) -> None:
 
 
 def odd_file(rng: Random, run: Path) -> None:
-    with open(os.fsencode(rng.choice(folders(run))) + b"/" + rng.choice(ODD_NAMES), "wb") as file:
-        file.write(rng.choice((b"", b"x")))
+    (rng.choice(folders(run)) / os.fsdecode(rng.choice(ODD_NAMES))).write_bytes(rng.choice((b"", b"x")))
 
 
 def odd_rename(rng: Random, run: Path) -> None:
-    path = os.fsencode(rng.choice(files(run)))
-    os.rename(path, os.path.dirname(path) + b"/" + rng.choice(ODD_NAMES))
+    path = rng.choice(files(run))
+    path.rename(path.with_name(os.fsdecode(rng.choice(ODD_NAMES))))
 
 
 def odd_kind(rng: Random, run: Path) -> None:
     path = rng.choice([rng.choice(folders(run)) / "odd", rng.choice(files(run))])
     path.unlink(missing_ok=True)
-    rng.choice([os.mkfifo, os.mkdir, lambda p: os.mknod(p, stat.S_IFSOCK | 0o600), lambda p: os.symlink("loop", p)])(path)
+    rng.choice([os.mkfifo, os.mkdir, lambda p: os.mknod(p, stat.S_IFSOCK | 0o600), lambda p: p.symlink_to("loop")])(path)
 
 
 def empty_folder(rng: Random, run: Path) -> None:
@@ -133,14 +132,12 @@ KINDS: dict[str, Kind] = {
 }  # fmt: skip
 
 
-def snapshot(run: Path) -> dict[bytes, tuple[object, ...]]:
+def snapshot(run: Path) -> dict[Path, tuple[object, ...]]:
     """Everything about a tree that a verifier answers for: names, kinds, links, bytes."""
-    found: dict[bytes, tuple[object, ...]] = {}
-    for folder, below, names in os.walk(os.fsencode(run)):
-        for name in (*below, *names):
-            path = os.path.join(folder, name)
-            status = os.lstat(path)
-            kind = stat.S_IFMT(status.st_mode)
-            plain = kind == stat.S_IFREG
-            found[path] = (kind, status.st_nlink if plain else 0, Path(os.fsdecode(path)).read_bytes() if plain else b"")
+    found: dict[Path, tuple[object, ...]] = {}
+    for folder, below, names in os.walk(run):
+        for path in (Path(folder) / name for name in (*below, *names)):
+            status = path.lstat()
+            plain = stat.S_ISREG(status.st_mode)
+            found[path] = (stat.S_IFMT(status.st_mode), *((status.st_nlink, path.read_bytes()) if plain else ()))
     return found

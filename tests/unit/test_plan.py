@@ -87,6 +87,17 @@ def test_broken_toml_is_one_line(tmp_path: Any) -> None:
         plan.load(str(bad))
 
 
+@pytest.mark.parametrize("text", ["a = " + "[" * 9000, "a = " + "[" * 400 + "]" * 400, "schemaVersion = " + "{a=" * 300 + "1" + "}" * 300])
+def test_deep_toml_is_one_line(tmp_path: Any, text: str) -> None:
+    from kit.chip import read_toml
+
+    (tmp_path / "p.toml").write_text(text)
+    for load in (lambda: plan.load(str(tmp_path / "p.toml")), lambda: read_toml(tmp_path / "p.toml", "chip")):
+        with pytest.raises(KitError) as caught:
+            load()
+        assert len(str(caught.value)) < 1000
+
+
 def test_select() -> None:
     resolved = plan.load("smoke")
     assert [c["id"] for c in plan.select(resolved, [], "*-c4", None)] == ["text-generation-llama-tiny-c4"]

@@ -1,0 +1,70 @@
+"""The short form of `nox -s fuzz`: damage that must be refused, noise that no parser may crash on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.adversarial import builder
+from tests.fuzz import damage, parsers, runs, trees
+
+SAMPLE = b'{"a":[1,2],"b":"' + b"A" * 40 + b'","c":"' + b"0f" * 32 + b'"}\n{"t":5}\n'
+
+
+def test_damaged_runs_are_never_accepted_and_never_crash(tmp_path: Path) -> None:
+    tally = runs.fuzz(builder.build(tmp_path), 400, seed=20261124)
+    assert tally.faults == []
+    assert tally.count == sum(tally.outcomes.values()) == 400
+
+
+def test_the_harness_sees_a_verifier_that_accepts_and_one_that_crashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = builder.build(tmp_path)
+    for answer, outcome in ((lambda _: 0, "accepted"), (lambda _: 1 // 0, "traceback")):
+        with monkeypatch.context() as patch:
+            patch.setattr(runs, "_expect_whole", lambda _: None)
+            patch.setattr("verify.cli.main", answer)
+            tally = runs.fuzz(run, 10, seed=1)
+        assert (tally.outcomes, len(tally.faults)) == ({outcome: 10}, 10)
+
+
+@pytest.mark.parametrize("kind", damage.KINDS)
+def test_damage_changes_bytes(kind: str) -> None:
+    rng = Random(kind)
+    made = [damage.KINDS[kind](rng, SAMPLE) for _ in range(20)]
+    assert any(data not in {None, SAMPLE} for data in made)
+
+
+@pytest.mark.parametrize("kind", trees.KINDS)
+def test_damage_changes_the_tree_and_is_refused(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "copy").mkdir()
+    patient = runs.Patient(builder.build(tmp_path), tmp_path / "copy")
+    rng = Random(kind)
+    while trees.snapshot(patient.run) == patient.before:
+        trees.KINDS[kind](rng, patient.run)
+    outcome, text = runs.ask(patient.run)
+    assert outcome == "refused", text
+    patient.heal()
+    assert trees.snapshot(patient.run) == patient.before
+
+
+def test_no_parser_crashes() -> None:
+    tallies = parsers.fuzz(6.0, seed=20261124)
+    assert [fault for tally in tallies for fault in tally.faults] == []
+    assert all(tally.count for tally in tallies)
+
+
+@pytest.fixture(scope="module")
+def targets(tmp_path_factory: pytest.TempPathFactory) -> list[parsers.Target]:
+    return parsers.targets(tmp_path_factory.mktemp("targets"))
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.binary(max_size=300) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")))
+def test_noise_is_answered(targets: list[parsers.Target], data: bytes) -> None:
+    for target in targets:
+        kind, text = parsers._answer(target.feed, data)
+        assert kind != "crash", f"{target.name}: {text}"

@@ -1,0 +1,170 @@
+"""Feeds every parser with damaged samples and with noise. A parser answers or refuses in its own words; anything else is a crash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from kit import chip, lock, plan
+from kit.errors import KitError
+from tests.adversarial import builder
+from tests.conftest import ROOT
+from tests.fuzz import damage
+from verify import envelope, events, metrics, notes, policy, runlog, score, statement, strict, tree
+from verify.files import Evidence
+from verify.findings import Refused, Unchecked
+
+REFUSALS = (Refused, Unchecked, KitError)
+ROUND = 50  # inputs between two looks at the clock
+KEPT = 400  # accepted or new kinds of refused inputs that are damaged further
+Feed = Callable[[bytes], object]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A parser and inputs that it takes."""
+
+    name: str
+    feed: Feed
+    samples: list[bytes]
+
+
+@dataclass
+class Tally:
+    """What one parser was fed."""
+
+    name: str
+    count: int = 0
+    taken: int = 0
+    cpu_s: float = 0.0
+    answers: set[str] = field(default_factory=set)
+    faults: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return (
+            f"  {self.name:<20} {self.count:>10,} inputs, {self.taken:>9,} taken, {len(self.answers):>4} answers, "
+            f"{len(self.faults)} crashes, {self.cpu_s:.0f} s of CPU"
+        )
+
+
+def _written(path: Path, feed: Callable[[Path], object]) -> Feed:
+    """For a parser of files: the bytes, put into a file in memory."""
+
+    def put(data: bytes) -> object:
+        path.write_bytes(data)
+        return feed(path)
+
+    return put
+
+
+def _policy() -> bytes:
+    from tests.adversarial.test_policy import policy as sample
+
+    return json.dumps(sample()).encode()
+
+
+def _lines(path: Path) -> list[bytes]:
+    return path.read_bytes().splitlines()
+
+
+def targets(folder: Path) -> list[Target]:
+    """Every parser of verify, and those of kit that read files of others."""
+    run = builder.build(folder / "whole")
+    evidence = run / "evidence"
+    logged = {suite: [line for path in evidence.glob(f"cases/{case}/attempt-1/events-*") for line in _lines(path)]
+              for suite, case in (("pretrain", builder.PRETRAIN), ("text_generation", builder.TEXT))}  # fmt: skip
+    documents = [(evidence / name).read_bytes() for name in ("plan.json", "cases.json", "environment.json")]
+    sealed = (run / "run.dsse.json").read_bytes()
+    payload = envelope.parse(sealed).payload
+    scratch = folder / "input"
+    plans = [path.read_bytes() for path in sorted((ROOT / "manifests/plans").glob("*.toml"))]
+    chips = [path.read_bytes() for path in sorted((ROOT / "images").glob("*/chip.toml"))]
+    locks = [(ROOT / "requirements/lint.lock").read_bytes()]
+    whole = Evidence(scratch.parent)
+    return [
+        Target("strict.loads", strict.loads, [*documents, payload, b'[1.5e-3,"\\ud83d\\ude00"]']),
+        Target("strict.loads exact", lambda data: strict.loads(data, real=strict.exact), [*documents, *logged["pretrain"][-2:]]),
+        Target("envelope", envelope.parse, [sealed]),
+        Target("public key", lambda data: envelope.load_key(data, "key"), [(evidence / "signer.pub.pem").read_bytes(), envelope.spki(builder.KEY.public_key())]),
+        Target("statement", lambda data: statement.parse(envelope.Envelope(statement.PAYLOAD_TYPE, data, ())), [payload]),
+        Target("policy", _written(scratch, policy.load), [_policy()]),
+        Target("checkpoints", lambda data: list(notes.split(data)), [(run / "runlog/checkpoints.txt").read_bytes()]),
+        Target("run log entry", lambda data: runlog._entry(data, "entry"), _lines(run / "runlog/entries.jsonl")),
+        Target("SHA256SUMS", tree.parse_sums, [(run / "SHA256SUMS").read_bytes()]),
+        *(Target(f"event {suite}", _event(suite), lines) for suite, lines in logged.items()),
+        *(
+            Target(f"evidence {name}", _written(scratch, lambda _, schema=schema: score.document(whole, "input", schema)), [data])
+            for name, schema, data in zip(("plan", "cases", "environment"), ("resolved_plan", "cases", "environment"), documents, strict=True)
+        ),
+        Target("plan", _written(folder / "plan.toml", lambda path: plan.load(str(path))), plans),
+        Target("chip", _written(scratch, lambda path: chip.read_toml(path, "chip")), chips),
+        Target("lock", _written(scratch, lock.read), locks),
+    ]
+
+
+def _event(suite: str) -> Feed:
+    kind: Any = events.union(metrics.load(suite).EVENTS)
+    return lambda data: events.parse(data, kind, "event")
+
+
+def _answer(feed: Feed, data: bytes) -> tuple[str, str]:
+    """What a parser said: `taken`, a refusal without its details, or a crash with its traceback."""
+    try:
+        feed(data)
+    except REFUSALS as refusal:
+        return "refused", str(refusal)[:60]
+    except BaseException:
+        return "crash", traceback.format_exc()
+    return "taken", "taken"
+
+
+def _inputs(rng: Random, corpus: list[bytes]) -> Iterator[bytes]:
+    while True:
+        if rng.random() < 0.05:
+            yield rng.randbytes(rng.randrange(200))
+            continue
+        data = rng.choice(corpus)
+        for _ in range(rng.choice((1, 1, 2, 4))):
+            data = damage.any_of(rng, data)[1]
+        yield data
+
+
+def feed(target: Target, seconds: float, seed: int) -> Tally:
+    """Feed one parser for so many seconds of CPU; inputs that got a new answer are damaged further."""
+    rng = Random(int.from_bytes(hashlib.sha256(f"{seed} {target.name}".encode()).digest()[:8], "big"))
+    tally, corpus = Tally(target.name), list(target.samples)
+    assert corpus, target.name
+    assert all(_answer(target.feed, data)[0] == "taken" for data in corpus), target.name
+    begin, made = time.process_time(), _inputs(rng, corpus)
+    while (spent := time.process_time() - begin) < seconds:
+        for data in (next(made) for _ in range(ROUND)):
+            _one(target, data, tally, corpus)
+    tally.cpu_s = spent
+    return tally
+
+
+def _one(target: Target, data: bytes, tally: Tally, corpus: list[bytes]) -> None:
+    kind, text = _answer(target.feed, data)
+    tally.count += 1
+    tally.taken += kind == "taken"
+    if kind == "crash" and len(tally.faults) < 50:
+        tally.faults.append(f"{target.name}: {data!r:.2000}\n{text}")
+    if text not in tally.answers and len(tally.answers) < KEPT:
+        tally.answers.add(text)
+        if len(data) < 20_000:
+            corpus.append(data)
+
+
+def fuzz(seconds: float, seed: int) -> list[Tally]:
+    """Every parser, `seconds` of CPU in all."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+        listed = targets(Path(folder))
+        return [feed(target, seconds / len(listed), seed) for target in listed]
