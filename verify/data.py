@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tomllib
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,12 @@ def _registry() -> Registry[Any]:
 def _validator(name: str) -> Draft202012Validator:
     path = root() / SCHEMAS / f"{name}.schema.json"
     return Draft202012Validator(loads(path.read_bytes(), str(path)), registry=_registry())
+
+
+@cache
+def table(path: str) -> Any:
+    """A TOML file that comes with the code, by its path from the root."""
+    return tomllib.loads((root() / path).read_text(encoding="utf-8"))
 
 
 def has_schema(name: str) -> bool:

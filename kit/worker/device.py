@@ -42,6 +42,20 @@ def name(device: torch.device) -> str:
     return str(torch.get_device_module(device).get_device_name(device))
 
 
+def memory_bytes(device: torch.device) -> int:
+    """Memory of the device in bytes, as its driver tells; on a CPU, of the host."""
+    if device.type == "cpu":
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(torch.get_device_module(device).mem_get_info(device)[1])
+
+
+def neighbour(device: torch.device) -> torch.device:
+    """The next card of the same host; NotImplementedError where there is none."""
+    if device.type == "cpu" or torch.accelerator.device_count() < 2:
+        raise NotImplementedError("there is one card only")
+    return torch.device(device.type, ((device.index or 0) + 1) % torch.accelerator.device_count())
+
+
 def facts(device: torch.device) -> dict[str, Any]:
     """Fields of the `environment` event."""
     packages = {dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions() if dist.metadata["Name"]}

@@ -34,8 +34,9 @@ def test_smoke_resolves_to_every_value() -> None:
         "pretrain-llama-tiny",
         "text-generation-llama-tiny-c1",
         "text-generation-llama-tiny-c4",
+        "specifications-small",
     ]
-    assert [case["section"] for case in resolved.cases] == ["training", "inference", "inference"]
+    assert [case["section"] for case in resolved.cases] == ["training", "inference", "inference", "specifications"]
     assert resolved.cases[2]["concurrency"] == 4
     assert "matrix" not in resolved.cases[2]
 
@@ -103,6 +104,7 @@ def test_select() -> None:
     assert [c["id"] for c in plan.select(resolved, [], "*-c4", None)] == ["text-generation-llama-tiny-c4"]
     assert [c["suite"] for c in plan.select(resolved, ["pretrain"], None, None)] == ["pretrain"]
     assert plan.select(resolved, [], "pretrain-*", "inference") == []
+    assert [c["section"] for c in plan.select(resolved, [], None, "training")] == ["training", "specifications"]
     with pytest.raises(KitError, match="no case fits"):
         plan.select(resolved, [], "nothing-*", None)
     with pytest.raises(KitError, match="did you mean 'pretrain'"):

@@ -77,3 +77,10 @@ def mean(values: Iterable[Fraction | int]) -> Fraction:
     """Exact arithmetic mean of at least one value."""
     listed = list(values)
     return Fraction(sum(listed, Fraction(0)), len(listed))
+
+
+def median(values: Iterable[Fraction | int]) -> Fraction:
+    """Exact median of at least one value; of an even number, the mean of the two in the middle."""
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    return Fraction(ordered[middle]) if len(ordered) % 2 else Fraction(ordered[middle - 1] + ordered[middle]) / 2
