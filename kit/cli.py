@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from kit import __version__, doctor, image, keys, plan, progress, record, run, seal
+from kit import __version__, baseline, doctor, image, keys, plan, progress, record, run, seal
 from kit import report as reports
 from kit.errors import FAILED, KitError
 
@@ -30,7 +30,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"chipassay {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-    for add in (_add_run, _add_seal, _add_keygen, _add_doctor, _add_image, _add_report):
+    for add in (_add_run, _add_seal, _add_keygen, _add_doctor, _add_image, _add_baseline, _add_report):
         add(commands)
     return parser
 
@@ -81,6 +81,25 @@ def _add_image(commands: Any) -> None:
     sub.add_argument("chip", metavar="CHIP", help="folder below images/")
     sub.add_argument("path", nargs="?", type=Path, metavar="FILE", help="tar file of export and import")
     sub.set_defaults(act=_image)
+
+
+def _add_baseline(commands: Any) -> None:
+    sub = commands.add_parser("baseline", help="make a baseline from sealed runs, show one, or compare two")
+    actions = sub.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=Parser)
+    one = actions.add_parser("make", help="mean and spread over sealed runs that verify")
+    one.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    one.add_argument("--name", required=True, help="name of the pack: small letters, digits, dots and hyphens")
+    one.add_argument("--out", type=Path, default=Path("baselines"), metavar="DIR", help="holds NAME/baseline.json (default: %(default)s)")
+    one.add_argument("--policy", metavar="FILE|self", help="trust policy of the runs (default: self)")
+    one.set_defaults(act=lambda args: baseline.create(args.runs, args.name, args.out, args.policy))
+    two = actions.add_parser("show", help="the cells of a pack, with status and source")
+    two.add_argument("name", metavar="NAME|FILE")
+    two.add_argument("--all", action="store_true", help="cells without a value, too")
+    two.set_defaults(act=lambda args: baseline.show(args.name, empty=args.all))
+    three = actions.add_parser("diff", help="two packs side by side; exit code 1 where they differ")
+    three.add_argument("first", metavar="NAME|FILE")
+    three.add_argument("second", metavar="NAME|FILE")
+    three.set_defaults(act=lambda args: baseline.diff(args.first, args.second))
 
 
 def _add_report(commands: Any) -> None:

@@ -16,6 +16,8 @@ from verify import policy, profile, table
 from verify.findings import Refused, Unchecked
 from verify.replay import replay
 from verify.result import Result
+from verify.scoring import baseline
+from verify.scoring.attach import attach
 
 MISUSE = 2
 
@@ -38,8 +40,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--profile", metavar="NAME", default=profile.DEFAULT, help="scoring profile below baselines/profiles (default: %(default)s)"
     )
-    parser.add_argument("--against", metavar="NAME", help="baseline to score against, by name")
-    parser.add_argument("--baseline", metavar="FILE", help="baseline to score against, from a file")
+    parser.add_argument(
+        "--against",
+        metavar="NAME",
+        action="append",
+        help="baseline to score against, or profile to compare with, by name; may be given again",
+    )
+    parser.add_argument("--baseline", metavar="FILE", type=Path, action="append", help="baseline to score against, from a file")
+    parser.add_argument("--rows", metavar="TABLE", action="append", help="show the rows of a table of the report; `all` for every one")
     parser.add_argument("--json", metavar="FILE|-", help="write result.json; `-` prints it instead of the table")
     parser.add_argument("--at", metavar="TIME", help="time at which keys must be valid, like 2026-01-31T12:00:00Z (default: now)")
     return parser
@@ -65,10 +73,11 @@ def _verify(argv: list[str]) -> int:
     options = _parser().parse_args(argv)
     _refuse_what_is_not_there_yet(options)
     target = None if options.json in {None, "-"} else _target(Path(options.json), options.run)
-    chosen = profile.load(options.profile)
+    profile.load(options.profile)
+    packs = [baseline.read(path) for path in options.baseline or []]
     result = replay(options.run, options.policy, _time(options.at))
-    result.run["profile"] = chosen.name
-    _print(result, to_stdout=options.json == "-", target=target)
+    attach(result, options.profile, options.against, packs)
+    _print(result, to_stdout=options.json == "-", target=target, rows=options.rows or [])
     return result.exit_code
 
 
@@ -77,9 +86,6 @@ def _refuse_what_is_not_there_yet(options: argparse.Namespace) -> None:
         raise Unchecked(
             "packed runs cannot be read yet", where=str(options.run), next_step="unpack it: tar --zstd -xf, then name the folder"
         )
-    for name in ("against", "baseline"):
-        if getattr(options, name) is not None:
-            raise Unchecked(f"--{name} is not there yet", next_step="leave it out; results show 'no baseline'")
 
 
 def _time(text: str | None) -> Any:
@@ -97,9 +103,9 @@ def _target(path: Path, run: Path) -> Path:
     return path
 
 
-def _print(result: Result, *, to_stdout: bool, target: Path | None) -> None:
+def _print(result: Result, *, to_stdout: bool, target: Path | None, rows: list[str]) -> None:
     document = result.document()
     text = json.dumps(document, indent=1, sort_keys=True)
     if target is not None:
         target.write_text(text + "\n", encoding="utf-8")
-    print(text if to_stdout else table.render(document), flush=True)
+    print(text if to_stdout else table.render(document, rows), flush=True)

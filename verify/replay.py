@@ -79,6 +79,8 @@ def replay(run: Path, trust: str | Path | None, at: datetime.datetime | None = N
     _complete(state)
     _same_bytes(state)
     state.result.run |= statement.facts(state.said, run.name)
+    if state.stated:
+        state.result.run["digests"] = statement.digests(state.stated)
     return state.result
 
 

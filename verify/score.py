@@ -7,7 +7,7 @@ failed (shown as 0) stay apart.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +17,7 @@ from verify import events, metrics
 from verify.data import has_schema, violations
 from verify.files import Evidence
 from verify.findings import Finding, Refused, error
+from verify.metrics import Series
 from verify.strict import loads
 
 DIGITS = 9
@@ -33,9 +34,10 @@ class CaseResult:
     section: str | None = None
     part: str | None = None
     metrics: dict[str, metrics.Metric] = field(default_factory=dict)
-    baseline: str | None = None
-    score: str | None = None
     findings: tuple[Finding, ...] = ()
+    fields: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
+    series: dict[str, Series] = field(default_factory=dict)
 
 
 def decimal_text(value: Fraction) -> str:
@@ -64,18 +66,17 @@ def evaluate(evidence: Path | Evidence) -> list[CaseResult]:
 def _case(source: Evidence, case: dict[str, Any], stated: dict[str, Any] | None) -> CaseResult:
     name, suite = str(case["id"]), str(case["suite"])
     if stated is None:
-        return CaseResult(name, suite, "not_run")
+        known = metrics.load(suite) if suite in metrics.suites() else None
+        return CaseResult(name, suite, "not_run", known.SECTION if known else None, known.PART if known else None, fields=case)
     if suite not in metrics.suites():
         return CaseResult(
-            name, suite, stated["state"], findings=(error("plan.suite", name, f"one of {', '.join(metrics.suites())}", suite),)
+            name, suite, stated["state"], fields=case, findings=(error("plan.suite", name, f"one of {', '.join(metrics.suites())}", suite),)
         )
     module = metrics.load(suite)
     faults = tuple(_case_faults(case, module))
     counted = next((attempt["attempt"] for attempt in stated["attempts"] if attempt["state"] == "done"), None)
-    values: dict[str, metrics.Metric] = {}
-    if counted is not None and not faults:
-        values, faults = _attempt(source, case, counted, module)
-    return CaseResult(name, suite, stated["state"], module.SECTION, module.PART, values, findings=faults)
+    result = CaseResult(name, suite, stated["state"], module.SECTION, module.PART, findings=faults, fields=case)
+    return result if counted is None or faults else _attempt(source, result, counted, module)
 
 
 def _case_faults(case: dict[str, Any], module: metrics.Suite) -> Iterator[Finding]:
@@ -85,19 +86,19 @@ def _case_faults(case: dict[str, Any], module: metrics.Suite) -> Iterator[Findin
         yield error("plan.case", f"plan.json: {case['id']}", f"section {module.SECTION}", case.get("section"))
 
 
-def _attempt(
-    source: Evidence, case: dict[str, Any], number: int, module: metrics.Suite
-) -> tuple[dict[str, metrics.Metric], tuple[Finding, ...]]:
-    folder = f"cases/{case['id']}/attempt-{number}"
+def _attempt(source: Evidence, result: CaseResult, number: int, module: metrics.Suite) -> CaseResult:
+    """The result with the metrics of the attempt that counts, or with what is wrong with it."""
+    case, folder = result.fields, f"cases/{result.id}/attempt-{number}"
     try:
         _check_handed(source, case, number, folder)
         measured = module.measure(case, _ranks(source, case, number, folder, module))
         faults = tuple(module.rules(case, measured))
     except Refused as bad:
-        return {}, (bad.finding,)
+        return replace(result, findings=(bad.finding,))
     if any(fault.severity == "error" for fault in faults):
-        return {}, faults
-    return module.metrics(case, measured), faults
+        return replace(result, findings=faults)
+    shown = {name: make(case, measured) for name in ("facts", "series") if (make := getattr(module, name, None))}
+    return replace(result, metrics=module.metrics(case, measured), findings=faults, **shown)
 
 
 def _check_handed(source: Evidence, case: dict[str, Any], number: int, folder: str) -> None:

@@ -118,3 +118,14 @@ def facts(said: Predicate | None, folder: str) -> dict[str, Any]:
         "started": said["started"],
         "finished": said["finished"],
     }
+
+
+def digests(stated: dict[str, Any]) -> dict[str, Any]:
+    """What a reader compares by hand: hashes of file list and plan, size and root of the run log."""
+    said = stated["predicate"]
+    return {
+        "sums_sha256": stated["subject"][0]["digest"]["sha256"],
+        "plan_sha256": said["plan"]["sha256"],
+        "log_size": said["log"]["size"],
+        "log_root": said["log"]["root"],
+    }

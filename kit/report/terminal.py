@@ -12,6 +12,7 @@ from kit.files import write_atomic
 from kit.progress import duration
 from verify import table
 from verify.replay import replay
+from verify.scoring.attach import attach
 
 VERDICT_EXIT = {"verified": 0, "refused": 1, "unchecked": 2}
 
@@ -22,6 +23,7 @@ def show_scores(run: Path, result_path: Path, *, as_json: bool) -> int:
     A case that failed or was interrupted makes the exit code 1 even where the record itself is verified.
     """
     outcome = replay(run, "self")
+    attach(outcome)
     document = outcome.document()
     write_atomic(result_path, json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True).encode() + b"\n")
     if as_json:

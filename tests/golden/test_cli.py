@@ -20,6 +20,8 @@ COMMANDS = {
     "kit-seal-help": ["kit", "seal", "--help"],
     "kit-image-help": ["kit", "image", "--help"],
     "kit-report-help": ["kit", "report", "--help"],
+    "kit-baseline-help": ["kit", "baseline", "--help"],
+    "kit-baseline-make-help": ["kit", "baseline", "make", "--help"],
     "verify-help": ["verify", "--help"],
     "kit-dry-run": ["kit", "run", "--plan", "smoke", "--isolation", "container", "--dry-run"],
 }

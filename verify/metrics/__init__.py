@@ -2,7 +2,8 @@
 
 A suite module has SECTION and PART (of the report), EVENTS (msgspec structs), RULES (rule id -> what it asks for), and
 three functions: `measure` reads the events once, `rules` says what is wrong, `metrics` computes. Suites of other
-packages come by the entry point group `chipassay.suites`; one that fails to load is an error.
+packages come by the entry point group `chipassay.suites`; one that fails to load is an error. A suite may offer two
+more functions: `facts` (words such as weights: random) and `series` (what charts show).
 """
 
 from __future__ import annotations
@@ -24,15 +25,41 @@ GROUP = "chipassay.suites"
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 Ranks = Mapping[int, Iterable[Event]]
 Case = dict[str, Any]
+SERIES_POINTS = 400
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """An exact value in `unit`, and the formula that made it (F-numbers are the report's)."""
+    """An exact value in `unit`, the formula that made it (F-numbers are the report's), the spread of what it is a mean of."""
 
     value: Fraction
     unit: str
     formula: str
+    least: Fraction | None = None
+    most: Fraction | None = None
+
+
+def over(values: Iterable[Fraction | int], scale: int = 1) -> dict[str, Fraction]:
+    """`least` and `most` of what a mean is over, divided by `scale`: keyword arguments of Metric."""
+    listed = list(values)
+    return {"least": Fraction(min(listed)) / scale, "most": Fraction(max(listed)) / scale}
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Values over steps for a chart: each point is the mean of `every` of them; the first `warmup` points are warm-up."""
+
+    values: tuple[Fraction, ...]
+    unit: str
+    every: int = 1
+    warmup: int = 0
+
+
+def series(values: list[Fraction], unit: str, warmup: int = 0) -> Series:
+    """A series of at most SERIES_POINTS points; a last, shorter bucket keeps its own mean."""
+    every = max(1, -(-len(values) // SERIES_POINTS))
+    points = [mean(values[start : start + every]) for start in range(0, len(values), every)]
+    return Series(tuple(points), unit, every, -(-warmup // every))
 
 
 class Suite(Protocol):

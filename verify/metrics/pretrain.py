@@ -13,11 +13,13 @@ from typing import Literal
 
 from verify.events import Environment, Event, Model, Natural, Positive, Sha256
 from verify.findings import Finding, error
-from verify.metrics import Case, Metric, Ranks, mean
+from verify.metrics import Case, Metric, Ranks, Series, mean, over
+from verify.metrics import series as thinned
 
 SECTION = "training"
 PART = "compute"
 NS_PER_S = 10**9
+TRIM = 10  # the lab's later rule: steps left out at each end of the sorted TGS (profile lab-2025)
 LOSS_TOLERANCE = Fraction(1, 100)  # of the mean: an all-reduce in bfloat16 keeps 8 bits
 
 RULES = {
@@ -73,6 +75,7 @@ class Measured:
     findings: list[Finding] = field(default_factory=list)
     facts: set[tuple[object, ...]] = field(default_factory=set)
     ranks: int = 0
+    weights: str = "random"
 
 
 def measure(case: Case, ranks: Ranks) -> Measured:
@@ -96,6 +99,8 @@ def _rank(case: Case, measured: Measured, events: object, where: str) -> None:
         elif isinstance(event, Environment | Model | Data):
             kinds.append(type(event))
             measured.findings += _fact(case, event, where)
+            if isinstance(event, Model):
+                measured.weights = event.weights
             if isinstance(event, Data):
                 measured.facts.add((event.source, event.sha256, event.tokens))
     if count != len(measured.steps):
@@ -167,11 +172,35 @@ def metrics(case: Case, measured: Measured) -> dict[str, Metric]:
     wall_ns = sum(step.slowest_ns for step in steps)
     card_seconds = Fraction(wall_ns * case["cards"], NS_PER_S)
     losses = [step.loss_dp_mean / measured.ranks for step in steps]
-    return {
-        "tgs": Metric(sum(step.tokens for step in steps) / card_seconds, "tokens/(s*card)", "F2"),
+    rates = sorted(Fraction(step.tokens * NS_PER_S, step.slowest_ns * case["cards"]) for step in steps)
+    found = {
+        "tgs": Metric(sum(step.tokens for step in steps) / card_seconds, "tokens/(s*card)", "F2", **over(rates)),
         "tgs_real": Metric(sum(step.real_tokens for step in steps) / card_seconds, "tokens/(s*card)", "F2 over real tokens"),
-        "step_time_mean_s": Metric(Fraction(wall_ns, NS_PER_S * len(steps)), "s", "mean over measured steps of the slowest rank"),
+        "step_time_mean_s": Metric(
+            Fraction(wall_ns, NS_PER_S * len(steps)),
+            "s",
+            "mean over measured steps of the slowest rank",
+            **over((step.slowest_ns for step in steps), NS_PER_S),
+        ),
         "loss_first": Metric(losses[0], "nat/token", "mean over ranks at the first measured step"),
         "loss_last": Metric(losses[-1], "nat/token", "mean over ranks at the last measured step"),
         "loss_mean": Metric(mean(losses), "nat/token", "mean over ranks and measured steps"),
+    }
+    if len(rates) > 2 * TRIM:
+        found["tgs_trimmed"] = Metric(mean(rates[TRIM:-TRIM]), "tokens/(s*card)", "F2 a step, mean without the 10 lowest and highest")
+    return found
+
+
+def facts(case: Case, measured: Measured) -> dict[str, str]:
+    """Whether the weights were random or of a file."""
+    del case
+    return {"weights": measured.weights}
+
+
+def series(case: Case, measured: Measured) -> dict[str, Series]:
+    """Step time in seconds and loss in nats per token, over all steps."""
+    warmup = case["warmup_steps"]
+    return {
+        "step_time_s": thinned([Fraction(step.slowest_ns, NS_PER_S) for step in measured.steps], "s", warmup),
+        "loss": thinned([step.loss_dp_mean / measured.ranks for step in measured.steps], "nat/token", warmup),
     }

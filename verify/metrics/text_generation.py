@@ -17,7 +17,7 @@ import msgspec
 
 from verify.events import Environment, Event, Model, Natural
 from verify.findings import Finding, error
-from verify.metrics import Case, Metric, Ranks, mean
+from verify.metrics import Case, Metric, Ranks, mean, over
 
 SECTION = "inference"
 PART = "text_generation"
@@ -102,6 +102,7 @@ class Measured:
     loads: list[Load] = field(default_factory=list)
     facts: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    weights: str = "random"
     rounds: int = 0
     in_flight: int = 0
 
@@ -136,6 +137,7 @@ def _take(measured: Measured, event: Event) -> None:
             measured.facts.append("environment")
         case Model():
             measured.facts.append("model")
+            measured.weights = event.weights
             expected = (measured.case["seed"], measured.case["dtype"])
             if (event.seed, event.dtype) != expected:
                 measured.wrong("facts", "model", f"seed, dtype = {expected}", (event.seed, event.dtype))
@@ -236,6 +238,14 @@ def _wall_ns(requests: list[Request]) -> int:
     return max((request.last_ns for request in requests), default=0) - min((request.submit_ns for request in requests), default=0)
 
 
+def _rounds(requests: list[Request]) -> list[Fraction]:
+    """Tokens per second of each round by itself, first submit to last token."""
+    rounds: dict[int, list[Request]] = {}
+    for request in requests:
+        rounds.setdefault(request.round, []).append(request)
+    return [Fraction(sum(one.tokens for one in group) * NS_PER_S, max(1, _wall_ns(group))) for group in rounds.values()]
+
+
 def _median(values: list[int]) -> Fraction:
     ordered, middle = sorted(values), len(values) // 2
     return Fraction(ordered[middle]) if len(ordered) % 2 else Fraction(ordered[middle - 1] + ordered[middle], 2)
@@ -249,13 +259,19 @@ def metrics(case: Case, measured: Measured) -> dict[str, Metric]:
     tokens = sum(request.tokens for request in requests)
     found = {
         "throughput": Metric(
-            Fraction(tokens * NS_PER_S, _wall_ns(requests)), "tokens/s", "generated tokens / wall time of the measured window (ruling 7)"
+            Fraction(tokens * NS_PER_S, _wall_ns(requests)),
+            "tokens/s",
+            "generated tokens / wall time of the measured window (ruling 7)",
+            **over(_rounds(requests)),
         ),
-        "first_token_latency_mean_ms": Metric(mean(waits) / NS_PER_MS, "ms", "mean of first token - submit"),
+        "first_token_latency_mean_ms": Metric(mean(waits) / NS_PER_MS, "ms", "mean of first token - submit", **over(waits, NS_PER_MS)),
         "first_token_latency_p50_ms": Metric(_median(waits) / NS_PER_MS, "ms", "median of first token - submit"),
         "first_token_latency_max_ms": Metric(Fraction(max(waits), NS_PER_MS), "ms", "largest of first token - submit"),
         "load_time_s": Metric(
-            mean(load.t - load.begin_ns for load in warm) / NS_PER_S, "s", "mean of warm loads, else the cold one (ruling 19)"
+            mean(load.t - load.begin_ns for load in warm) / NS_PER_S,
+            "s",
+            "mean of warm loads, else the cold one (ruling 19)",
+            **over((load.t - load.begin_ns for load in warm), NS_PER_S),
         ),
         "requests": Metric(Fraction(len(requests)), "requests", "requests of the measured rounds"),
     }
@@ -264,3 +280,9 @@ def metrics(case: Case, measured: Measured) -> dict[str, Metric]:
         rate = Fraction(case["concurrency"] * sum(request.later_tokens for request in requests) * NS_PER_S, decode_ns)
         found["throughput_legacy"] = Metric(rate, "tokens/s", "concurrency * tokens after the first chunk / their time")
     return found
+
+
+def facts(case: Case, measured: Measured) -> dict[str, str]:
+    """Whether the weights were random or of a file."""
+    del case
+    return {"weights": measured.weights}

@@ -1,0 +1,40 @@
+"""Scores a result under the profile and the baselines that were named, and keeps the scores with it."""
+
+from __future__ import annotations
+
+from verify import profile
+from verify.findings import Unchecked
+from verify.result import Result
+from verify.scoring import baseline
+from verify.scoring.engine import Scoring, run
+from verify.scoring.rows import Case
+
+__all__ = ["attach", "score"]
+
+
+def score(result: Result, chosen: profile.Profile, base: baseline.Baseline | None) -> Scoring:
+    """All cases of a result under a profile, against a baseline (None: the profile's own)."""
+    cases = [Case(case.id, case.fields, case.state, dict(case.metrics), case.facts) for case in result.cases]
+    return run(chosen, base or baseline.load(chosen.baseline), cases)
+
+
+def attach(
+    result: Result, name: str = profile.DEFAULT, against: list[str] | None = None, packs: list[baseline.Baseline] | None = None
+) -> None:
+    """Score a result and keep it there: first the profile asked for, then every other reading or baseline named beside it."""
+    chosen = profile.load(name)
+    given = list(packs or [])
+    readings: list[profile.Profile] = []
+    for other in against or []:
+        if other in profile.names():
+            readings.append(profile.load(other))
+        elif other in baseline.names():
+            given.append(baseline.load(other))
+        else:
+            known = ", ".join([*profile.names(), *baseline.names()])
+            raise Unchecked(f"unknown profile or baseline '{other}'", next_step=f"known: {known}; or give a file: --baseline FILE")
+    first = given[0] if given else None
+    result.run["profile"] = chosen.name
+    result.scorings = [score(result, chosen, first)]
+    result.scorings += [score(result, chosen, pack) for pack in given[1:]]
+    result.scorings += [score(result, reading, first) for reading in readings]

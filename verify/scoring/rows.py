@@ -1,0 +1,250 @@
+"""Scores rows of the report's tables: cells against baselines, parts, rows, totals, and why a number is not there.
+
+A row counts in a total only where the baseline has every value that its parts need (ruling 15); a row that was not
+submitted (NA) and one that failed (0) count 0 and stay apart (F24, ruling 13).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, Protocol
+
+from verify.profile import Part, Row, Table
+from verify.scoring import formulas
+from verify.scoring.baseline import Baseline, Cell
+
+ZERO = Fraction(0)
+
+
+class Measured(Protocol):
+    """What scoring reads of a metric."""
+
+    @property
+    def value(self) -> Fraction:
+        """Exact value."""
+
+    @property
+    def unit(self) -> str:
+        """Unit of the value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What scoring knows of one case: the plan's fields, its state, its metrics, facts such as `weights`."""
+
+    id: str
+    fields: dict[str, Any]
+    state: str
+    metrics: dict[str, Measured]
+    facts: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One cell: baseline and test side by side; `actual` is the test before it was scaled to the baseline's cards (F21)."""
+
+    metric: str
+    unit: str
+    test: Fraction | None = None
+    actual: Fraction | None = None
+    base: Fraction | None = None
+    base_key: str | None = None
+    base_status: str | None = None
+    cases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Score of a part or row; state `scored`, `NA`, `0` or `no_baseline`, and the reason where it is not plain."""
+
+    state: str
+    score: Fraction | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RowResult:
+    """A row of the report with everything that it shows."""
+
+    row: Row
+    case: str | None
+    values: dict[str, Value]
+    parts: dict[str, Scored]
+    result: Scored
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """Total of a table; `counted` of `rows` have a baseline, `submitted` were measured."""
+
+    state: str
+    score: Fraction | None
+    rows: int
+    counted: int
+    submitted: int
+
+
+@dataclass(frozen=True, slots=True)
+class TableResult:
+    """A table of the report, scored."""
+
+    table: Table
+    rows: tuple[RowResult, ...]
+    total: Total
+
+
+def matches(select: dict[str, Any], fields: dict[str, Any]) -> bool:
+    """Whether a case has every selected value; `a.b` looks into an object, a list of values means any of them."""
+    return bool(select) and all(_fits(fields, path.split("."), wanted) for path, wanted in select.items())
+
+
+def _fits(fields: Any, path: list[str], wanted: Any) -> bool:
+    for name in path:
+        if not isinstance(fields, dict) or name not in fields:
+            return False
+        fields = fields[name]
+    options = wanted if isinstance(wanted, list) else [wanted]
+    return any(type(fields) is type(option) and fields == option for option in options)
+
+
+def pick(table: Table, row: Row, cases: Iterable[Case]) -> Case | None:
+    """The first case of the plan that fits: the sealed plan's order is the declaration of ruling 22."""
+    fitting = (case for case in cases if matches(row.select, case.fields) and not any(name in case.fields for name in table.without))
+    return next(fitting, None)
+
+
+def value(table: Table, row: Row, case: Case | None, base: Baseline | None, metric: str, unit: str, *, per_card: bool = False) -> Value:
+    """The cell of one metric."""
+    cell = base.row(table.id, row.id, metric) if base else None
+    measured = case.metrics.get(row.metric or metric) if case else None
+    actual = measured.value if measured else None
+    test = actual
+    if per_card and actual is not None and case is not None and row.cards:
+        test = formulas.per_baseline_cards(actual, case.fields["cards"], row.cards)
+    return Value(
+        metric, measured.unit if measured else unit, test, actual, *_based(cell), cases=(case.id,) if case and measured else ()
+    )
+
+
+def _based(cell: Cell | None) -> tuple[Fraction | None, str | None, str | None]:
+    return (cell.value, cell.key, cell.status) if cell else (None, None, None)
+
+
+def score_part(part: Part, cell: Value) -> Scored:
+    """Score of one part of a submitted row."""
+    needs_base = part.kind in formulas.COMPARED or part.kind == "within"
+    if needs_base and cell.base is None:
+        return Scored("no_baseline", None, "no_baseline")
+    if cell.test is None:
+        return Scored("0", ZERO, "metric_missing")
+    try:
+        score = _apply(part, cell.test, cell.base)
+    except ZeroDivisionError:
+        return Scored("0", ZERO, "value_is_zero")
+    if part.kind in {"below", "within"} and score == 0:
+        return Scored("0", ZERO, "below_the_bar")
+    return Scored("scored", score)
+
+
+def _apply(part: Part, test: Fraction, base: Fraction | None) -> Fraction:
+    if part.kind in formulas.ALONE:
+        return formulas.ALONE[part.kind](test)
+    if part.kind in formulas.LIMITED:
+        return formulas.LIMITED[part.kind](test, part.limit)
+    assert base is not None
+    if part.kind == "within":
+        return formulas.within(test, base, part.tolerance)
+    return formulas.COMPARED[part.kind](test, base)
+
+
+def combine(parts: tuple[Part, ...], scored: dict[str, Scored]) -> Scored:
+    """Row score: weighted sum of parts (F8, F14, F18, F22); of targets (F1) all must hold."""
+    used = [part for part in parts if not (part.optional and scored[part.id].state == "no_baseline")]
+    states = [scored[part.id] for part in used]
+    if any(state.state == "no_baseline" for state in states):
+        return Scored("no_baseline", None, "no_baseline")
+    pairs = [(part.weight, scored[part.id].score or ZERO) for part in used]
+    reason = next((state.reason for state in states if state.reason), None)
+    if all(part.kind in {"below", "within"} for part in used):
+        held = all(score == 1 for _, score in pairs)
+        return Scored("scored" if held else "0", Fraction(held), reason)
+    score = formulas.weighted(pairs)
+    return Scored("scored" if score else "0", score, reason)
+
+
+def not_there(case: Case | None, table: Table) -> Scored | None:
+    """NA or 0 where a row was not measured, else None (F24)."""
+    if case is None or case.state == "not_run":
+        return Scored("NA", ZERO, "not_submitted")
+    if case.state != "done":
+        return Scored("0", ZERO, case.state)
+    if not case.metrics:
+        return Scored("0", ZERO, "refused")
+    for fact, wanted in table.needs.items():
+        if case.facts.get(fact) != wanted:
+            return Scored("NA", ZERO, f"needs_{fact}_{wanted}")
+    return None
+
+
+def score_row(table: Table, row: Row, case: Case | None, base: Baseline | None) -> RowResult:
+    """One row that one case fills."""
+    values = {
+        part.metric: value(table, row, case, base, part.metric, part.unit, per_card=part.per_card) for part in table.parts
+    } | {
+        shown["metric"]: value(table, row, case, base, shown["metric"], shown["unit"], per_card=shown.get("per_card", False))
+        for shown in table.shown
+    }
+    missing = not_there(case, table)
+    notes = ("random_weights",) if case and case.facts.get("weights") == "random" and case.metrics else ()
+    return finish(table, row, case.id if case else None, values, missing, notes)
+
+
+def finish(
+    table: Table, row: Row, case: str | None, values: dict[str, Value], missing: Scored | None, notes: tuple[str, ...] = ()
+) -> RowResult:
+    """Parts and score of a row whose cells are known; a missing row counts 0 only where it could have been compared."""
+    scored = {part.id: score_part(part, values[part.metric]) for part in table.parts}
+    if not table.parts:
+        return RowResult(row, case, values, {}, Scored(missing.state, None, missing.reason) if missing else Scored("shown", None), notes)
+    result = combine(table.parts, scored)
+    if missing is not None:
+        comparable = result.state != "no_baseline"
+        result = Scored(missing.state, ZERO if comparable else None, missing.reason)
+        scored = {
+            name: Scored(missing.state, None if part.state == "no_baseline" else ZERO, missing.reason) for name, part in scored.items()
+        }
+    return RowResult(row, case, values, scored, result, notes)
+
+
+def total(table: Table, rows: tuple[RowResult, ...]) -> Total:
+    """Total over rows that could be compared; weights of the others are shared among them in proportion."""
+    counted = [row for row in rows if row.result.score is not None]
+    submitted = sum(row.result.state not in {"NA"} for row in rows)
+    if table.total == "none" or not rows:
+        return Total("done" if submitted else "NA", None, len(rows), len(counted), submitted)
+    if not submitted:
+        return Total("NA", ZERO if counted else None, len(rows), len(counted), 0)
+    if not counted:
+        return Total("no_baseline", None, len(rows), 0, submitted)
+    score = TOTALS[table.total](rows, counted)
+    return Total("done" if score else "0", score, len(rows), len(counted), submitted)
+
+
+def _mean(_: tuple[RowResult, ...], counted: list[RowResult]) -> Fraction:
+    return formulas.mean([row.result.score or ZERO for row in counted])
+
+
+def _weighted(rows: tuple[RowResult, ...], counted: list[RowResult]) -> Fraction:
+    """F4 within a group, then the weighted sum over groups (F1, F5, F7)."""
+    groups: dict[str, list[Fraction]] = {}
+    for row in counted:
+        groups.setdefault(row.row.group, []).append(row.result.score or ZERO)
+    weights = {row.row.group: row.row.weight or ZERO for row in rows}
+    score = formulas.weighted((weights[group], formulas.mean(scores)) for group, scores in groups.items())
+    return score * sum(weights.values()) / sum(weights[group] for group in groups)
+
+
+TOTALS: dict[str, Callable[[tuple[RowResult, ...], list[RowResult]], Fraction]] = {"mean": _mean, "weighted": _weighted}
