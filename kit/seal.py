@@ -16,6 +16,7 @@ from kit.keys import public_pem
 from kit.plan import Plan
 from kit.record import RunLog, attempts
 from verify import envelope, score, tree
+from verify.files import Evidence
 from verify.strict import canonical, loads
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -56,8 +57,9 @@ def seal(run: Path, plan: Plan, log: RunLog, key: Ed25519PrivateKey) -> None:
     states = case_states(plan, log)
     write_atomic(evidence / "cases.json", canonical({"schemaVersion": 1, "cases": states}) + b"\n")
     write_atomic(evidence / "signer.pub.pem", public_pem(key))
-    claims = score.claims(score.evaluate(evidence))
-    sums = tree.sums(evidence)
+    source = Evidence(evidence)
+    claims = score.claims(score.evaluate(source))
+    sums = tree.sums(source)
     digest = hashlib.sha256(sums).hexdigest()
     write_atomic(run / "SHA256SUMS", sums)
     log.append("close", sums_sha256=digest)

@@ -1,6 +1,7 @@
-"""Reads evidence: regular files only, never through a link, and remembers the SHA-256 of what was read.
+"""Reads evidence: regular files only, never through a link, each file once, hashed as it is read.
 
-What was scored is thereby known to be what was hashed: `replay` compares `Evidence.digests` with SHA256SUMS.
+What was scored is thereby known to be what was hashed: `tree` compares `Evidence.seen` with SHA256SUMS and with what
+the files were when the folders were listed.
 """
 
 from __future__ import annotations
@@ -9,14 +10,25 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from verify.findings import Refused, Unchecked
 
 MAX_DOCUMENT_BYTES = 32 * 2**20
 MAX_LINE_BYTES = 4 * 2**20
+CHUNK_BYTES = 2**20
+BLOCK_BYTES = 2**18  # lines and the events made of them fit a core's own cache (docs/design/replay.md)
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+Identity = tuple[int, ...]
+
+
+def identity(status: os.stat_result) -> Identity:
+    """What tells a file at rest from one that was changed or swapped."""
+    return status.st_ino, status.st_dev, status.st_size, status.st_mtime_ns, status.st_ctime_ns, stat.S_IFMT(status.st_mode)
 
 
 def open_beneath(top: Path, path: str) -> int:
@@ -32,7 +44,7 @@ def open_beneath(top: Path, path: str) -> int:
     except FileNotFoundError:
         raise Refused("file.missing", path, "a file", "none") from None
     except PermissionError as fault:
-        raise Unchecked("file cannot be read", where=path, why=str(fault.strerror)) from None
+        raise Unchecked("file cannot be read", where=path, why=str(fault.strerror), next_step="check its mode") from None
     except OSError as fault:
         raise Refused("file.type", path, "a regular file in plain folders", fault.strerror) from None
     finally:
@@ -56,34 +68,96 @@ def _top(top: Path) -> int:
         raise Refused("file.type", top.name, "a folder", "another kind") from None
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A file as it was read to its end: hex SHA-256, and its identity before and after."""
+
+    sha256: str
+    before: Identity
+    after: Identity
+
+
+class Source:
+    """An open file of evidence, hashed as it is read."""
+
+    def __init__(self, top: Path, path: str) -> None:
+        self.path = path
+        self._file = os.fdopen(open_beneath(top, path), "rb", buffering=0)
+        self._hash = hashlib.sha256()
+        self._before = identity(os.fstat(self._file.fileno()))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` bytes; none at the end."""
+        data = self._file.read(size) or b""
+        self._hash.update(data)
+        return data
+
+    def blocks(self, size: int | None = None) -> Iterator[bytes]:
+        """Whole lines, about `size` bytes of them at a time; Refused where a line is too long or has no newline."""
+        buffer, kept = bytearray(size or BLOCK_BYTES), 0
+        while got := self._fill(buffer, kept):
+            end = kept + got
+            cut = buffer.rfind(b"\n", kept, end) + 1
+            if cut:
+                yield bytes(memoryview(buffer)[:cut])
+                buffer[: end - cut] = buffer[cut:end]
+            kept = end - cut
+            if not cut and end > MAX_LINE_BYTES:
+                break
+            if kept == len(buffer):
+                buffer.extend(bytes(min(kept, MAX_LINE_BYTES + 1 - kept)))
+        if kept:
+            expected = f"lines of at most {MAX_LINE_BYTES} bytes, each with its newline"
+            raise Refused("file.line", self.path, expected, "a longer or a cut one")
+
+    def _fill(self, buffer: bytearray, kept: int) -> int:
+        with memoryview(buffer) as whole, whole[kept:] as free:
+            got = self._file.readinto(free) or 0
+            self._hash.update(free[:got])
+        return got
+
+    def end(self) -> Seen:
+        """Read what is left, and say what the file was."""
+        while self.read(CHUNK_BYTES):
+            pass
+        return Seen(self._hash.hexdigest(), self._before, identity(os.fstat(self._file.fileno())))
+
+
 class Evidence:
-    """A folder of evidence; `digests` holds path -> hex SHA-256 of every file read to its end."""
+    """A folder of evidence; `seen` holds every file that was read to its end, by path."""
 
     def __init__(self, top: Path) -> None:
         self.top = top
-        self.digests: dict[str, str] = {}
+        self.seen: dict[str, Seen] = {}
+
+    def note(self, path: str, seen: Seen) -> None:
+        """Remember what a file was; Refused where it was something else before."""
+        if self.seen.setdefault(path, seen).sha256 != seen.sha256:
+            raise Refused("tree.read", path, f"the bytes that were read before: {self.seen[path].sha256}", seen.sha256)
 
     def read(self, path: str, limit: int = MAX_DOCUMENT_BYTES) -> bytes:
         """All bytes of a file of at most `limit` bytes."""
-        with os.fdopen(open_beneath(self.top, path), "rb") as file:
-            data = file.read(limit + 1)
-        if len(data) > limit:
-            raise Refused("file.size", path, f"at most {limit} bytes", "more")
-        self.digests[path] = hashlib.sha256(data).hexdigest()
+        with Source(self.top, path) as source:
+            data = b""
+            while len(data) <= limit and (more := source.read(CHUNK_BYTES)):
+                data += more
+            if len(data) > limit:
+                raise Refused("file.size", path, f"at most {limit} bytes", "more")
+            self.note(path, source.end())
         return data
 
     def lines(self, path: str) -> Iterator[bytes]:
         """Each line without its newline; the last one must have one, too."""
-        digest = hashlib.sha256()
-        with os.fdopen(open_beneath(self.top, path), "rb") as file:
-            while line := file.readline(MAX_LINE_BYTES + 1):
-                if not line.endswith(b"\n"):
-                    raise Refused(
-                        "file.line", path, f"lines of at most {MAX_LINE_BYTES} bytes, each with its newline", "a longer or a cut one"
-                    )
-                digest.update(line)
-                yield line[:-1]
-        self.digests[path] = digest.hexdigest()
+        with Source(self.top, path) as source:
+            for block in source.blocks():
+                yield from block[:-1].split(b"\n")
+            self.note(path, source.end())
 
     def names(self, folder: str) -> list[str]:
         """Sorted names in a folder; none where it is missing."""

@@ -33,6 +33,10 @@ class Finding:
         """The finding as it stands in result.json."""
         return asdict(self)
 
+    def refusal(self) -> Refused:
+        """The finding as something to raise."""
+        return Refused(self.rule, self.where, self.expected, self.found)
+
     def __str__(self) -> str:
         return f"{self.rule} ({self.where}): expected {self.expected}, found {self.found}"
 

@@ -75,9 +75,13 @@ def replay(run: Path, trust: str | Path | None, at: datetime.datetime | None = N
     state.add(_top(run))
     _seal(state)
     _log(state)
-    _tree(state)
+    before = len(state.result.findings)
+    walk = tree.Walk(run / "evidence")
     _complete(state)
-    _same_bytes(state)
+    after = state.result.findings[before:]
+    del state.result.findings[before:]
+    _tree(state, walk)
+    state.result.findings += after
     state.result.run |= statement.facts(state.said, run.name)
     if state.stated:
         state.result.run["digests"] = statement.digests(state.stated)
@@ -153,20 +157,21 @@ def _log(state: _Replay) -> None:
         state.add(statement.named(state.said, state.run.name))
 
 
-def _tree(state: _Replay) -> None:
-    walk = tree.Walk(state.run / "evidence")
+def _tree(state: _Replay, walk: tree.Walk) -> None:
+    """What was read for scoring, and every other file, is what SHA256SUMS lists; called last, since each file is read once."""
     state.add(walk.findings)
+    state.add(tree.hashed(walk, state.evidence))
     source = Evidence(state.run)
     sums = state.attempt(lambda: source.read(SUMS))
     if sums is None:
         return
     state.add(runlog.closing(state.log, sums))
     if state.stated:
-        state.add(statement.subject(state.stated, source.digests[SUMS]))
+        state.add(statement.subject(state.stated, source.seen[SUMS].sha256))
     state.listed = state.attempt(lambda: tree.parse_sums(sums)) or {}
     if state.listed:
-        state.add(tree.compare(state.listed, walk))
-        state.add(runlog.files(state.log, state.listed, walk.sizes))
+        state.add(tree.compare(state.listed, walk, state.evidence))
+        state.add(runlog.files(state.log, state.listed, walk.sizes()))
 
 
 def _complete(state: _Replay) -> None:
@@ -191,10 +196,3 @@ def _numbers(state: _Replay) -> None:
         state.add(case.findings)
     if state.said:
         state.add(statement.claimed(state.said, claims(state.result.cases)))
-
-
-def _same_bytes(state: _Replay) -> None:
-    """What was scored is what was hashed."""
-    for path, digest in state.evidence.digests.items():
-        if state.listed and state.listed.get(path) != digest:
-            state.add([error("tree.read", path, f"the bytes that SHA256SUMS lists: {state.listed.get(path)}", digest)])

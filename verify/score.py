@@ -18,6 +18,7 @@ from verify.data import has_schema, violations
 from verify.files import Evidence
 from verify.findings import Finding, Refused, error
 from verify.metrics import Series
+from verify.reading import Reading, Segment, Task
 from verify.strict import loads
 
 DIGITS = 9
@@ -55,28 +56,40 @@ def document(evidence: Evidence, path: str, schema: str) -> Any:
     return value
 
 
-def evaluate(evidence: Path | Evidence) -> list[CaseResult]:
-    """Score every case of evidence/plan.json by the states in evidence/cases.json; Refused where these two cannot be read."""
+def evaluate(evidence: Path | Evidence, *, fast: bool = True) -> list[CaseResult]:
+    """Score every case of evidence/plan.json by the states in evidence/cases.json; Refused where these two cannot be read.
+
+    Without `fast`, every line of events goes through the strict reader: the same results, many times slower.
+    """
     source = evidence if isinstance(evidence, Evidence) else Evidence(evidence)
     plan = document(source, "plan.json", "resolved_plan")
     states = {case["id"]: case for case in document(source, "cases.json", "cases")["cases"]}
-    return [_case(source, case, states.get(case["id"])) for case in plan["cases"]]
+    found = [_case(source, case, states.get(case["id"]), fast=fast) for case in plan["cases"]]
+    reading = Reading(source, [tasks for _, tasks in found])
+    return [
+        _measured(case, result, reading.blocks(tasks), reading) if tasks else result
+        for case, (result, tasks) in zip(plan["cases"], found, strict=True)
+    ]
 
 
-def _case(source: Evidence, case: dict[str, Any], stated: dict[str, Any] | None) -> CaseResult:
+def _case(source: Evidence, case: dict[str, Any], stated: dict[str, Any] | None, *, fast: bool) -> tuple[CaseResult, list[Task]]:
+    """What is known of a case before its events are read, and which files of events those are."""
     name, suite = str(case["id"]), str(case["suite"])
+    module = metrics.load(suite) if suite in metrics.suites() else None
+    result = CaseResult(name, suite, "not_run", module.SECTION if module else None, module.PART if module else None, fields=case)
     if stated is None:
-        known = metrics.load(suite) if suite in metrics.suites() else None
-        return CaseResult(name, suite, "not_run", known.SECTION if known else None, known.PART if known else None, fields=case)
-    if suite not in metrics.suites():
-        return CaseResult(
-            name, suite, stated["state"], fields=case, findings=(error("plan.suite", name, f"one of {', '.join(metrics.suites())}", suite),)
-        )
-    module = metrics.load(suite)
-    faults = tuple(_case_faults(case, module))
+        return result, []
+    if module is None:
+        fault = error("plan.suite", name, f"one of {', '.join(metrics.suites())}", suite)
+        return replace(result, state=stated["state"], findings=(fault,)), []
+    result = replace(result, state=stated["state"], findings=tuple(_case_faults(case, module)))
     counted = next((attempt["attempt"] for attempt in stated["attempts"] if attempt["state"] == "done"), None)
-    result = CaseResult(name, suite, stated["state"], module.SECTION, module.PART, findings=faults, fields=case)
-    return result if counted is None or faults else _attempt(source, result, counted, module)
+    if counted is None or result.findings:
+        return result, []
+    try:
+        return result, _tasks(source, case, counted, fast=fast)
+    except Refused as bad:
+        return replace(result, findings=(bad.finding,)), []
 
 
 def _case_faults(case: dict[str, Any], module: metrics.Suite) -> Iterator[Finding]:
@@ -86,15 +99,16 @@ def _case_faults(case: dict[str, Any], module: metrics.Suite) -> Iterator[Findin
         yield error("plan.case", f"plan.json: {case['id']}", f"section {module.SECTION}", case.get("section"))
 
 
-def _attempt(source: Evidence, result: CaseResult, number: int, module: metrics.Suite) -> CaseResult:
+def _measured(case: dict[str, Any], result: CaseResult, blocks: Iterator[tuple[int, Any]], reading: Reading) -> CaseResult:
     """The result with the metrics of the attempt that counts, or with what is wrong with it."""
-    case, folder = result.fields, f"cases/{result.id}/attempt-{number}"
+    module = metrics.load(result.suite)
     try:
-        _check_handed(source, case, number, folder)
-        measured = module.measure(case, _ranks(source, case, number, folder, module))
+        measured = module.measure(case, blocks)
         faults = tuple(module.rules(case, measured))
     except Refused as bad:
         return replace(result, findings=(bad.finding,))
+    finally:
+        reading.skip()
     if any(fault.severity == "error" for fault in faults):
         return replace(result, findings=faults)
     shown = {name: make(case, measured) for name in ("facts", "series") if (make := getattr(module, name, None))}
@@ -108,13 +122,16 @@ def _check_handed(source: Evidence, case: dict[str, Any], number: int, folder: s
         raise Refused("case.handed", f"{folder}/case.json", f"attempt {number} of the plan's case", handed)
 
 
-def _ranks(source: Evidence, case: dict[str, Any], number: int, folder: str, module: metrics.Suite) -> dict[int, Iterator[events.Event]]:
+def _tasks(source: Evidence, case: dict[str, Any], number: int, *, fast: bool) -> list[Task]:
+    """The attempt's segments in the order in which they are read: the first of every rank, then the second of every rank."""
+    folder = f"cases/{case['id']}/attempt-{number}"
+    _check_handed(source, case, number, folder)
     attempt = events.Attempt(folder, case["id"], case["suite"], number, case["processes"])
     found = events.segments(source, folder)
     if list(found) != list(range(case["processes"])):
         raise Refused("events.ranks", folder, f"events of ranks 0 to {case['processes'] - 1}", list(found))
-    kind = events.union(module.EVENTS)
-    return {rank: events.read(source, attempt, rank, paths, kind) for rank, paths in found.items()}
+    listed = [(index, rank, path) for rank, paths in found.items() for index, path in enumerate(paths)]
+    return [Task(path, Segment(attempt, case, rank, index), fast) for index, rank, path in sorted(listed)]
 
 
 def claims(results: list[CaseResult]) -> list[dict[str, Any]]:

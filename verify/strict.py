@@ -26,7 +26,9 @@ MAX_EXPONENT = 400  # beyond every finite double, and small enough to hold exact
 Real = Callable[[str], Any]
 
 
-class _Bad(Exception):
+class Bad(Exception):
+    """What is wrong with a document, without where it is."""
+
     def __init__(self, rule: str, expected: str, found: object) -> None:
         super().__init__(rule)
         self.rule, self.expected, self.found = rule, expected, show(found)
@@ -44,17 +46,22 @@ def exact(text: str) -> Fraction:
     except InvalidOperation:
         value = Decimal("nan")
     if not value.is_finite() or abs(value.adjusted()) > MAX_EXPONENT:
-        raise _Bad("json.number", "a finite number that a double can hold", text)
+        raise Bad("json.number", "a finite number that a double can hold", text)
     return Fraction(value)
+
+
+def double(text: str) -> float:
+    """A JSON number of any length as the nearest double, which must be finite."""
+    value = float(text)
+    if value in {float("inf"), float("-inf")}:
+        raise Bad("json.number", "a finite number that a double can hold", text)
+    return value
 
 
 def nearest(text: str) -> float:
     """A JSON number with a fraction or an exponent, as the nearest double."""
     exact(text)
-    value = float(text)
-    if value in {float("inf"), float("-inf")}:
-        raise _Bad("json.number", "a finite number that a double can hold", text)
-    return value
+    return double(text)
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -62,27 +69,29 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len({key.casefold() for key in made}) != len(pairs):
         seen: set[str] = set()
         twin = next(key for key, _ in pairs if key.casefold() in seen or seen.add(key.casefold()))  # type: ignore[func-returns-value]
-        raise _Bad("json.duplicate", "each key once, ignoring case", twin)
+        raise Bad("json.duplicate", "each key once, ignoring case", twin)
     return made
 
 
 def _constant(text: str) -> Any:
-    raise _Bad("json.number", "a finite number", text)
+    raise Bad("json.number", "a finite number", text)
 
 
 @lru_cache(maxsize=8)
-def _decoder(real: Real, largest: int) -> json.JSONDecoder:
-    def integer(text: str) -> int:
-        if len(text) > 20 or abs(int(text)) > largest:
-            raise _Bad("json.number", f"an integer of at most {largest}", text)
-        return int(text)
+def _decoder(real: Real, largest: int, beyond: Real | None) -> json.JSONDecoder:
+    def integer(text: str) -> Any:
+        if len(text) <= 20 and abs(int(text)) <= largest:
+            return int(text)
+        if beyond is None:
+            raise Bad("json.number", f"an integer of at most {largest}", text)
+        return beyond(text)
 
     return json.JSONDecoder(object_pairs_hook=_pairs, parse_float=real, parse_int=integer, parse_constant=_constant)
 
 
 def _check_depth(value: Any, depth: int = 1) -> None:
     if depth > MAX_DEPTH:
-        raise _Bad("json.depth", f"at most {MAX_DEPTH} levels", "more")
+        raise Bad("json.depth", f"at most {MAX_DEPTH} levels", "more")
     if isinstance(value, dict):
         for part in value.values():
             _check_depth(part, depth + 1)
@@ -91,13 +100,13 @@ def _check_depth(value: Any, depth: int = 1) -> None:
             _check_depth(part, depth + 1)
 
 
-def _parse(data: bytes, real: Real, largest: int, limit: int) -> Any:
+def _parse(data: bytes, limit: int, decode: Callable[[str], Any]) -> Any:
     if len(data) > limit:
-        raise _Bad("json.size", f"at most {limit} bytes", f"{len(data)} bytes")
+        raise Bad("json.size", f"at most {limit} bytes", f"{len(data)} bytes")
     text = data.decode("utf-8")
     if text.startswith("\ufeff"):
-        raise _Bad("json.encoding", "no byte-order mark", "one")
-    value = _decoder(real, largest).decode(text)
+        raise Bad("json.encoding", "no byte-order mark", "one")
+    value = decode(text)
     if data.count(b"{") + data.count(b"[") > MAX_DEPTH - 1:
         _check_depth(value)
     if b"\\u" in data:
@@ -109,11 +118,19 @@ def _dumped(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def loads(data: bytes, where: str = "JSON", *, real: Real = nearest, largest: int = LARGE_INTEGER, limit: int = MAX_BYTES) -> Any:
-    """Parse one document or raise Refused; `real` makes numbers with a fraction, `limit` is in bytes."""
+def loads(
+    data: bytes,
+    where: str = "JSON",
+    *,
+    real: Real = nearest,
+    largest: int = LARGE_INTEGER,
+    beyond: Real | None = None,
+    limit: int = MAX_BYTES,
+) -> Any:
+    """Parse one document or raise Refused; `real` makes numbers with a fraction, `beyond` integers over `largest`; `limit` is in bytes."""
     try:
-        return _parse(data, real, largest, limit)
-    except _Bad as bad:
+        return _parse(data, limit, _decoder(real, largest, beyond).decode)
+    except Bad as bad:
         raise Refused(bad.rule, where, bad.expected, bad.found) from None
     except UnicodeError as bad:
         raise Refused("json.encoding", where, "UTF-8 without lone surrogates", str(bad)) from None

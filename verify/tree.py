@@ -1,33 +1,32 @@
-"""Walks evidence/ without trusting it, hashes every file once, and compares with SHA256SUMS.
+"""Walks evidence/ without trusting it, has every file hashed that scoring did not read, and compares with SHA256SUMS.
 
 Only regular files with one link, plain ASCII names, no two that differ by case, no empty folders. A file that changes
-while it is read is refused. `sums` and `sha256sum -c` agree byte for byte.
+between the walk and the end of its reading is refused. `sums` and `sha256sum -c` agree byte for byte.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from verify.files import FILE, FOLDER
+from verify.files import FOLDER, Evidence, Identity, identity
 from verify.findings import Finding, Refused, Unchecked, error
+from verify.reading import Task, answers
 
 SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=@-]{0,127}")
 LINE = re.compile(rb"[0-9a-f]{64}  [!-~]{1,4000}")
-CHUNK_BYTES = 2**20
 MAX_LEVELS = 16
 
 
 class Walk:
-    """What was found below a folder: path -> hex SHA-256, and what is wrong with it."""
+    """What was found below a folder: path -> identity of each regular file, and what is wrong with it."""
 
     def __init__(self, top: Path) -> None:
-        self.digests: dict[str, str] = {}
-        self.sizes: dict[str, int] = {}
+        self.files: dict[str, Identity] = {}
+        self.linked: set[str] = set()
         self.findings: list[Finding] = []
         try:
             handle = os.open(top, FOLDER)
@@ -60,38 +59,44 @@ class Walk:
 
     def _entry(self, handle: int, name: str, path: str) -> None:
         try:
-            kind = os.stat(name, dir_fd=handle, follow_symlinks=False).st_mode
-            if stat.S_ISDIR(kind):
+            status = os.stat(name, dir_fd=handle, follow_symlinks=False)
+            if stat.S_ISDIR(status.st_mode):
                 below = os.open(name, FOLDER, dir_fd=handle)
                 try:
                     self._folder(below, path + "/")
                 finally:
                     os.close(below)
-            elif stat.S_ISREG(kind):
-                self._file(os.open(name, FILE, dir_fd=handle), path)
+            elif stat.S_ISREG(status.st_mode):
+                self._file(status, path)
             else:
-                self.findings.append(error("tree.type", path, "a regular file", stat.filemode(kind)))
+                self.findings.append(error("tree.type", path, "a regular file", stat.filemode(status.st_mode)))
         except PermissionError as fault:
             raise Unchecked("file cannot be read", where=path, why=str(fault.strerror), next_step="check its mode") from None
         except OSError as fault:
             self.findings.append(error("tree.type", path, "a file that can be read", fault.strerror))
 
-    def _file(self, handle: int, path: str) -> None:
-        with os.fdopen(handle, "rb", buffering=0) as file:
-            before = os.fstat(handle)
-            if before.st_nlink != 1:
-                self.findings.append(error("tree.link", path, "one link", f"{before.st_nlink} links"))
-            digest = hashlib.sha256()
-            while chunk := file.read(CHUNK_BYTES):
-                digest.update(chunk)
-            after = os.fstat(handle)
-        if _identity(before) != _identity(after):
-            self.findings.append(error("tree.changed", path, "a file at rest", "one that changed while it was read"))
-        self.digests[path], self.sizes[path] = digest.hexdigest(), after.st_size
+    def _file(self, status: os.stat_result, path: str) -> None:
+        self.files[path] = identity(status)
+        if status.st_nlink != 1:
+            self.linked.add(path)
+            self.findings.append(error("tree.link", path, "one link", f"{status.st_nlink} links"))
+
+    def sizes(self) -> dict[str, int]:
+        """Path -> size in bytes."""
+        return {path: found[2] for path, found in self.files.items()}
 
 
-def _identity(status: os.stat_result) -> tuple[int, ...]:
-    return status.st_ino, status.st_dev, status.st_size, status.st_mtime_ns, status.st_ctime_ns, stat.S_IFMT(status.st_mode)
+def hashed(walk: Walk, evidence: Evidence) -> Iterator[Finding]:
+    """Hash every file that was not read yet; what could not be read, and what changed since the walk."""
+    for answer in answers(evidence, [Task(path) for path in walk.files if path not in evidence.seen and path not in walk.linked]):
+        if answer.seen is not None:
+            evidence.note(answer.path, answer.seen)
+        if answer.refused is not None:
+            yield answer.refused
+    for path, found in walk.files.items():
+        seen = evidence.seen.get(path)
+        if seen is not None and not seen.before == seen.after == found:
+            yield error("tree.changed", path, "a file at rest", "one that changed while it was read")
 
 
 def render(digests: dict[str, str]) -> bytes:
@@ -99,13 +104,13 @@ def render(digests: dict[str, str]) -> bytes:
     return b"".join(f"{digests[path]}  {path}\n".encode() for path in sorted(digests, key=str.encode))
 
 
-def sums(evidence: Path) -> bytes:
-    """The bytes of SHA256SUMS over every file below `evidence`; Refused where a file may not be sealed."""
-    walk = Walk(evidence)
-    if walk.findings:
-        first = walk.findings[0]
-        raise Refused(first.rule, first.where, first.expected, first.found)
-    return render(walk.digests)
+def sums(evidence: Path | Evidence) -> bytes:
+    """The bytes of SHA256SUMS over every file below a folder; Refused where a file may not be sealed."""
+    source = evidence if isinstance(evidence, Evidence) else Evidence(evidence)
+    walk = Walk(source.top)
+    for fault in (*walk.findings, *hashed(walk, source)):
+        raise fault.refusal()
+    return render({path: source.seen[path].sha256 for path in walk.files})
 
 
 def parse_sums(data: bytes) -> dict[str, str]:
@@ -119,12 +124,13 @@ def parse_sums(data: bytes) -> dict[str, str]:
     return listed
 
 
-def compare(listed: dict[str, str], walk: Walk) -> Iterator[Finding]:
+def compare(listed: dict[str, str], walk: Walk, evidence: Evidence) -> Iterator[Finding]:
     """Every file that differs, is missing, or is not listed."""
-    for path in sorted(listed.keys() | walk.digests.keys()):
-        if path not in walk.digests:
+    for path in sorted(listed.keys() | walk.files.keys()):
+        seen = evidence.seen.get(path)
+        if path not in walk.files:
             yield error("tree.missing", path, "the file that SHA256SUMS lists", "none")
         elif path not in listed:
             yield error("tree.extra", path, "only files that SHA256SUMS lists", "an unlisted file")
-        elif listed[path] != walk.digests[path]:
-            yield error("tree.digest", path, listed[path], walk.digests[path])
+        elif seen is not None and listed[path] != seen.sha256:
+            yield error("tree.digest", path, listed[path], seen.sha256)

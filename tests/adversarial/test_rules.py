@@ -33,7 +33,7 @@ def rules_in_source() -> set[str]:
             if isinstance(node, ast.Call) and node.args:
                 name = getattr(node.func, "id", getattr(node.func, "attr", ""))
                 first = node.args[2] if name == "violations" else node.args[0]
-                if name in {"error", "warning", "notice", "Refused", "_Bad", "_differ", "violations"} and isinstance(first, ast.Constant):
+                if name in {"error", "warning", "notice", "Refused", "Bad", "_differ", "violations"} and isinstance(first, ast.Constant):
                     found.add(str(first.value))
     return {rule for rule in found if NAMED.fullmatch(rule)} | {rule for suite in metrics.suites() for rule in metrics.load(suite).RULES}
 

@@ -88,7 +88,6 @@ def targets(folder: Path) -> list[Target]:
     plans = [path.read_bytes() for path in sorted((ROOT / "manifests/plans").glob("*.toml"))]
     chips = [path.read_bytes() for path in sorted((ROOT / "images").glob("*/chip.toml"))]
     locks = [(ROOT / "requirements/lint.lock").read_bytes()]
-    whole = Evidence(scratch.parent)
     return [
         Target("strict.loads", strict.loads, [*documents, payload, b'[1.5e-3,"\\ud83d\\ude00"]']),
         Target("strict.loads exact", lambda data: strict.loads(data, real=strict.exact), [*documents, *logged["pretrain"][-2:]]),
@@ -101,7 +100,7 @@ def targets(folder: Path) -> list[Target]:
         Target("SHA256SUMS", tree.parse_sums, [(run / "SHA256SUMS").read_bytes()]),
         *(Target(f"event {suite}", _event(suite), lines) for suite, lines in logged.items()),
         *(
-            Target(f"evidence {name}", _written(scratch, lambda _, schema=schema: score.document(whole, "input", schema)), [data])
+            Target(f"evidence {name}", _written(scratch, lambda file, schema=schema: score.document(Evidence(file.parent), file.name, schema)), [data])
             for name, schema, data in zip(("plan", "cases", "environment"), ("resolved_plan", "cases", "environment"), documents, strict=True)
         ),
         Target("plan", _written(folder / "plan.toml", lambda path: plan.load(str(path))), plans),

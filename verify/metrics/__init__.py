@@ -1,18 +1,30 @@
 """Suites as verify knows them: one module each, with its events, its rules and every formula of its metrics.
 
 A suite module has SECTION and PART (of the report), EVENTS (msgspec structs), RULES (rule id -> what it asks for), and
-three functions: `measure` reads the events once, `rules` says what is wrong, `metrics` computes. Suites of other
-packages come by the entry point group `chipassay.suites`; one that fails to load is an error. A suite may offer two
-more functions: `facts` (words such as weights: random) and `series` (what charts show).
+four functions. Events come in blocks, so that memory does not grow with them and several processes can read:
+
+    condense(case, rank, events)   what one block of one rank comes down to; knows no other block, runs in any process
+    measure(case, blocks)          goes through what `condense` made, as (rank, condensed), and keeps what the next two need
+    rules(case, measured)          says what is wrong
+    metrics(case, measured)        computes
+
+and two that it may leave out: `facts` (words such as weights: random) and `series` (what charts show).
+
+A suite with few events returns them from `condense` as they are. One with millions returns a few bytes an event: sums,
+arrays, and the few events that stand alone. Each rank's blocks come in their order, ranks take turns by segments, and where
+a block is cut must not change any result. Suites of other packages come by the entry point group `chipassay.suites`; one that
+fails to load is an error.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from decimal import Context, Decimal, Inexact, InvalidOperation
 from fractions import Fraction
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -23,7 +35,7 @@ from verify.findings import Finding, Unchecked
 
 GROUP = "chipassay.suites"
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-Ranks = Mapping[int, Iterable[Event]]
+Blocks = Iterable[tuple[int, Any]]
 Case = dict[str, Any]
 SERIES_POINTS = 400
 
@@ -57,9 +69,14 @@ class Series:
 
 def series(values: list[Fraction], unit: str, warmup: int = 0) -> Series:
     """A series of at most SERIES_POINTS points; a last, shorter bucket keeps its own mean."""
-    every = max(1, -(-len(values) // SERIES_POINTS))
-    points = [mean(values[start : start + every]) for start in range(0, len(values), every)]
-    return Series(tuple(points), unit, every, -(-warmup // every))
+    return points(len(values), lambda begin, end: mean(values[begin:end]), unit, warmup)
+
+
+def points(length: int, mean_of: Callable[[int, int], Fraction], unit: str, warmup: int = 0) -> Series:
+    """The same for `length` values that are not at hand as Fractions: `mean_of` gives the mean of those from one index to another."""
+    every = max(1, -(-length // SERIES_POINTS))
+    means = [mean_of(start, min(start + every, length)) for start in range(0, length, every)]
+    return Series(tuple(means), unit, every, -(-warmup // every))
 
 
 class Suite(Protocol):
@@ -70,8 +87,11 @@ class Suite(Protocol):
     EVENTS: tuple[type[Event], ...]
     RULES: dict[str, str]
 
-    def measure(self, case: Case, ranks: Ranks) -> Any:
-        """Read every rank's events once and keep what rules and metrics need."""
+    def condense(self, case: Case, rank: int, events: list[Event]) -> Any:
+        """What a block of at least one event comes down to; it must be possible to pickle it."""
+
+    def measure(self, case: Case, blocks: Blocks) -> Any:
+        """Go through (rank, condensed block) once and keep what rules and metrics need."""
 
     def rules(self, case: Case, measured: Any) -> Iterator[Finding]:
         """What is wrong with what was measured."""
@@ -100,10 +120,26 @@ def load(suite: str) -> Suite:
     return cast("Suite", importlib.import_module(f"verify.metrics.{suite}"))
 
 
+_SUM = Context(prec=1200, traps=[Inexact, InvalidOperation])  # two doubles never need more digits than this between them
+
+
+def total(values: Iterable[float]) -> Fraction:
+    """Exact sum of measured numbers, each being the decimal that `repr` writes of it."""
+    return Fraction(functools.reduce(_SUM.add, map(Decimal, map(repr, values)), Decimal(0)))
+
+
 def mean(values: Iterable[Fraction | int]) -> Fraction:
     """Exact arithmetic mean of at least one value."""
     listed = list(values)
-    return Fraction(sum(listed, Fraction(0)), len(listed))
+    return _sum(listed) / len(listed)
+
+
+def _sum(values: list[Fraction | int]) -> Fraction:
+    """By halves, so that few of the additions are of long fractions."""
+    if len(values) <= 16:
+        return Fraction(sum(values))
+    middle = len(values) // 2
+    return _sum(values[:middle]) + _sum(values[middle:])
 
 
 def median(values: Iterable[Fraction | int]) -> Fraction:

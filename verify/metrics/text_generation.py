@@ -17,7 +17,7 @@ import msgspec
 
 from verify.events import Environment, Event, Model, Natural
 from verify.findings import Finding, error
-from verify.metrics import Case, Metric, Ranks, mean, over
+from verify.metrics import Blocks, Case, Metric, mean, over
 
 SECTION = "inference"
 PART = "text_generation"
@@ -76,6 +76,18 @@ EVENTS: tuple[type[Event], ...] = (Load, RoundStart, Submit, Tokens, Finish)
 
 
 @dataclass(slots=True)
+class Chunks:
+    """Tokens events of one request that followed each other in a block, with nothing else of this request between them."""
+
+    request: int
+    first_ns: int
+    last_ns: int
+    first_tokens: int
+    later_tokens: int
+    largest: int
+
+
+@dataclass(slots=True)
 class Request:
     """One request: times in nanoseconds, tokens in the first chunk and after it."""
 
@@ -111,17 +123,37 @@ class Measured:
         self.findings.append(error(f"text_generation.{rule}", f"{self.case['id']}: {where}", expected, found))
 
 
-def measure(case: Case, ranks: Ranks) -> Measured:
-    """Follow every request of rank 0; the other ranks only help it, their events are read for form alone."""
+def condense(case: Case, rank: int, events: list[Event]) -> list[Event | Chunks]:
+    """Rank 0's events, those with tokens summed up by request; the other ranks only help it, their events are read for form alone."""
+    del case
+    found: list[Event | Chunks] = []
+    under_way: dict[int, Chunks] = {}
+    for event in events if rank == 0 else []:
+        if not isinstance(event, Tokens):
+            found.append(event)
+            if isinstance(event, Submit | Finish):
+                under_way.pop(event.request, None)
+        elif chunks := under_way.get(event.request):
+            chunks.last_ns = event.t
+            chunks.later_tokens += len(event.ids)
+            chunks.largest = max(chunks.largest, *event.ids)
+        else:
+            made = Chunks(event.request, event.t, event.t, len(event.ids), 0, max(event.ids))
+            under_way[event.request] = made
+            found.append(made)
+    return found
+
+
+def measure(case: Case, blocks: Blocks) -> Measured:
+    """Follow every request of rank 0."""
     measured = Measured(case)
-    for rank, events in ranks.items():
+    for _, events in blocks:
         for event in events:
-            if rank == 0:
-                _take(measured, event)
+            _take(measured, event)
     return measured
 
 
-def _take(measured: Measured, event: Event) -> None:
+def _take(measured: Measured, event: Event | Chunks) -> None:
     match event:
         case Load():
             measured.loads.append(event)
@@ -129,7 +161,7 @@ def _take(measured: Measured, event: Event) -> None:
             _round(measured, event)
         case Submit():
             _submit(measured, event)
-        case Tokens():
+        case Chunks():
             _tokens(measured, event)
         case Finish():
             _finish(measured, event)
@@ -166,19 +198,20 @@ def _submit(measured: Measured, event: Submit) -> None:
     measured.requests.setdefault(event.request, Request(event.round, event.t))
 
 
-def _tokens(measured: Measured, event: Tokens) -> None:
-    request = measured.requests.get(event.request)
-    where = f"request {event.request}"
+def _tokens(measured: Measured, chunks: Chunks) -> None:
+    request = measured.requests.get(chunks.request)
+    where = f"request {chunks.request}"
     if request is None or request.finished:
         measured.wrong("output", where, "tokens between submit and finish", "tokens outside")
         return
-    if max(event.ids) >= measured.case["model"]["vocab_size"]:
-        measured.wrong("output", where, f"ids below {measured.case['model']['vocab_size']}", max(event.ids))
+    if chunks.largest >= measured.case["model"]["vocab_size"]:
+        measured.wrong("output", where, f"ids below {measured.case['model']['vocab_size']}", chunks.largest)
     if request.first_ns is None:
-        request.first_ns, request.first_tokens = event.t, len(event.ids)
+        request.first_ns, request.first_tokens = chunks.first_ns, chunks.first_tokens
+        request.later_tokens = chunks.later_tokens
     else:
-        request.later_tokens += len(event.ids)
-    request.last_ns = event.t
+        request.later_tokens += chunks.first_tokens + chunks.later_tokens
+    request.last_ns = chunks.last_ns
 
 
 def _finish(measured: Measured, event: Finish) -> None:
