@@ -37,7 +37,8 @@ def source(steps: int = 3) -> dict[str, Any]:
         "case": [
             {
                 "id": PRETRAIN, "suite": "pretrain", "cards": 2, "processes": 2, "zero_stage": 1, "global_batch": 4, "micro_batch": 2,
-                "warmup_steps": 1, "measured_steps": steps, "learning_rate": 0.001, "dtype": "float32", "seed": 7, "data": "shakespeare.txt",
+                "warmup_steps": 1, "measured_steps": steps, "learning_rate": 0.001, "dtype": "float32", "compile": False,
+                "attention": ["MATH"], "seed": 7, "data": "shakespeare.txt",
                 "time_limit_s": 60, "model": MODEL | {"sequence_length": 16},
             },
             {

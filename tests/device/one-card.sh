@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs the suites on one accelerator, in the interpreter at hand, as a chip made up for the occasion; then verifies the run.
-#   sh tests/device/one-card.sh OUT [DEVICE [OPTION ...]]     DEVICE as torch names it; options go to `kit run`
+#   sh tests/device/one-card.sh OUT [DEVICE [OPTION ...]]     DEVICE as torch names it; options (--plan, --case) go to `kit run`
 # The interpreter itself must have torch, deepspeed and the kit's own packages: the worker ignores PYTHONPATH.
 set -eu
 out=$1 device=${2:-cuda}
