@@ -20,7 +20,7 @@ def _install(session: nox.Session, *groups: str) -> None:
 
 
 def _kit(session: nox.Session, *args: str) -> None:
-    _install(session)
+    _install(session, "telemetry")
     session.run("python", "-m", "kit", *args, *session.posargs, env={"CHIPASSAY_INVOCATION": INVOCATION})
 
 

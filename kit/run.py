@@ -15,7 +15,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from kit import __version__, archive, chip, environment, history, job, keys, launch, plan, progress, record, seal
+from kit import __version__, archive, chip, environment, history, job, keys, launch, plan, progress, record, seal, telemetry
 from kit.errors import ENVIRONMENT, FAILED, KitError
 from kit.files import sync_folder, write_atomic
 from verify.strict import canonical, loads
@@ -51,6 +51,7 @@ class Session:
     runner: job.Runner
     archive: archive.Archive
     show: progress.Progress
+    chip: chip.Chip
 
 
 class Interrupted(KitError):
@@ -121,7 +122,7 @@ def _session(options: Options, show: progress.Progress) -> Iterator[Session]:
     log = _open_log(run, resolved, product, key, runner, made, resumed=options.resume is not None)
     show.say(f"run {run}")
     try:
-        yield Session(run, resolved, log, key, runner, made, show)
+        yield Session(run, resolved, log, key, runner, made, show, product)
     finally:
         log.close()
 
@@ -289,7 +290,8 @@ def _attempt(session: Session, case: plan.Case, number: int) -> tuple[str, str |
     state: str = "interrupted"
     reason: str | None = "stopped by the user"
     try:
-        outcome = session.runner.run(task, lambda: session.show.tick(_recorded_bytes(folder)))
+        with telemetry.sampling(session.chip.folder, folder):
+            outcome = session.runner.run(task, lambda: session.show.tick(_recorded_bytes(folder)))
         state, reason = _state(folder, outcome)
     except KitError as error:
         state, reason = "failed", str(error)

@@ -13,15 +13,16 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from verify import events, metrics
+from verify import events, metrics, telemetry
 from verify.data import has_schema, violations
-from verify.files import Evidence
+from verify.files import Evidence, Source
 from verify.findings import Finding, Refused, error
 from verify.metrics import Series
 from verify.reading import Reading, Segment, Task
 from verify.strict import loads
 
 DIGITS = 9
+FIRST_BYTES = 65536  # of a segment: more than its first line
 _ROUND = Context(prec=DIGITS, rounding=ROUND_HALF_EVEN)
 
 
@@ -67,7 +68,7 @@ def evaluate(evidence: Path | Evidence, *, fast: bool = True) -> list[CaseResult
     found = [_case(source, case, states.get(case["id"]), fast=fast) for case in plan["cases"]]
     reading = Reading(source, [tasks for _, tasks in found])
     return [
-        _measured(case, result, reading.blocks(tasks), reading) if tasks else result
+        _measured(source, case, result, tasks, reading) if tasks else result
         for case, (result, tasks) in zip(plan["cases"], found, strict=True)
     ]
 
@@ -99,12 +100,13 @@ def _case_faults(case: dict[str, Any], module: metrics.Suite) -> Iterator[Findin
         yield error("plan.case", f"plan.json: {case['id']}", f"section {module.SECTION}", case.get("section"))
 
 
-def _measured(case: dict[str, Any], result: CaseResult, blocks: Iterator[tuple[int, Any]], reading: Reading) -> CaseResult:
+def _measured(source: Evidence, case: dict[str, Any], result: CaseResult, tasks: list[Task], reading: Reading) -> CaseResult:
     """The result with the metrics of the attempt that counts, or with what is wrong with it."""
-    module = metrics.load(result.suite)
+    module, folder = metrics.load(result.suite), tasks[0].path.rpartition("/")[0]
     try:
-        measured = module.measure(case, blocks)
+        measured = module.measure(case, reading.blocks(tasks))
         faults = tuple(module.rules(case, measured))
+        seen = telemetry.read(source, folder)
     except Refused as bad:
         return replace(result, findings=(bad.finding,))
     finally:
@@ -112,7 +114,27 @@ def _measured(case: dict[str, Any], result: CaseResult, blocks: Iterator[tuple[i
     if any(fault.severity == "error" for fault in faults):
         return replace(result, findings=faults)
     shown = {name: make(case, measured) for name in ("facts", "series") if (make := getattr(module, name, None))}
-    return replace(result, metrics=module.metrics(case, measured), findings=faults, **shown)
+    values, said = _with_energy(source, case, folder, module, (measured, seen))
+    return replace(result, metrics=values, findings=(*faults, *said), **shown)
+
+
+def _with_energy(
+    source: Evidence, case: dict[str, Any], folder: str, module: metrics.Suite, found: tuple[Any, telemetry.Seen | None]
+) -> tuple[dict[str, metrics.Metric], list[Finding]]:
+    """The suite's metrics with the energy of its windows, and what there is to say about telemetry."""
+    measured, seen = found
+    values = module.metrics(case, measured)
+    windows = module.windows(case, measured) if hasattr(module, "windows") else []
+    energy, said = telemetry.metrics(case, seen, windows, _origin(source, folder)) if windows else ({}, [])
+    values |= energy
+    return values | (module.derived(case, values) if hasattr(module, "derived") else {}), said
+
+
+def _origin(source: Evidence, folder: str) -> int:
+    """The monotonic clock at rank 0's case_start, in ns; the event itself was checked when it was read."""
+    with Source(source.top, f"{folder}/events-00000.jsonl") as file:
+        first = file.read(FIRST_BYTES).partition(b"\n")[0]
+    return int(loads(first, folder)["monotonic_ns"])
 
 
 def _check_handed(source: Evidence, case: dict[str, Any], number: int, folder: str) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import tests.adversarial.sampled
+import tests.adversarial.specifications  # noqa: F401 - these register their attacks
 from tests.adversarial import builder
 from tests.adversarial.attacks import ATTACKS, Attack
 from tests.conftest import ROOT
@@ -21,6 +23,8 @@ ELSEWHERE = {
     "origin.unchecked": "test_policy", "policy.threshold": "test_policy", "policy.window": "test_policy",
     "policy.revoked": "test_policy", "policy.schema": "test_policy", "policy.twin": "test_policy",
     "log.retry": "test_warnings", "log.wall": "test_warnings", "run.name": "test_warnings",
+    "telemetry.coverage": "test_telemetry", "telemetry.reset": "test_telemetry", "telemetry.closed": "test_telemetry",
+    "telemetry.energy": "test_telemetry", "telemetry.missing": "test_telemetry",
     "tree.changed": "test_races", "tree.read": "test_races", "json.size": "test_strict",
 }  # fmt: skip
 

@@ -12,10 +12,13 @@ from jsonschema import Draft202012Validator
 
 from tests.adversarial import builder
 from tests.conftest import ROOT
-from verify import events, metrics, runlog
+from verify import events, metrics, runlog, telemetry
 
 FOLDER = ROOT / "manifests/schemas/events"
-KINDS = {suite: events.union(metrics.load(suite).EVENTS) for suite in metrics.suites()} | {"runlog": runlog.AnyEntry}
+KINDS = {suite: events.union(metrics.load(suite).EVENTS) for suite in metrics.suites()} | {
+    "runlog": runlog.AnyEntry,
+    "telemetry": telemetry.AnyEntry,
+}
 
 
 def hook(kind: type) -> dict[str, Any]:
@@ -26,7 +29,7 @@ def hook(kind: type) -> dict[str, Any]:
 def made(name: str) -> dict[str, Any]:
     """The JSON Schema of one line."""
     schema = msgspec.json.schema(KINDS[name], schema_hook=hook)
-    title = "Run log entry" if name == "runlog" else f"Event of suite {name}"
+    title = {"runlog": "Run log entry", "telemetry": "Line of telemetry"}.get(name, f"Event of suite {name}")
     head = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"https://chipassay.dev/schemas/events/{name}.schema.json",

@@ -8,7 +8,8 @@ four functions. Events come in blocks, so that memory does not grow with them an
     rules(case, measured)          says what is wrong
     metrics(case, measured)        computes
 
-and two that it may leave out: `facts` (words such as weights: random) and `series` (what charts show).
+and four that it may leave out: `facts` (words such as weights: random), `series` (what charts show), `windows` (measured spans, for
+which energy is told) and `derived` (what follows from energy).
 
 A suite with few events returns them from `condense` as they are. One with millions returns a few bytes an event: sums,
 arrays, and the few events that stand alone. Each rank's blocks come in their order, ranks take turns by segments, and where
@@ -77,6 +78,19 @@ def points(length: int, mean_of: Callable[[int, int], Fraction], unit: str, warm
     every = max(1, -(-length // SERIES_POINTS))
     means = [mean_of(start, min(start + every, length)) for start in range(0, length, every)]
     return Series(tuple(means), unit, every, -(-warmup // every))
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A measured span of a case, in nanoseconds since rank 0's case_start, and the work done in it by unit: energy is told for it.
+
+    A suite that has such spans offers `windows(case, measured)`, and `derived(case, metrics)` for what follows from energy.
+    """
+
+    name: str
+    begin_ns: int
+    end_ns: int
+    work: dict[str, Fraction | int]
 
 
 class Suite(Protocol):

@@ -16,7 +16,7 @@ from typing import Literal
 
 from verify.events import Environment, Event, Model, Natural, Positive, Sha256, exact
 from verify.findings import Finding, Refused, error
-from verify.metrics import Blocks, Case, Metric, Series, mean, over, points, total
+from verify.metrics import Blocks, Case, Metric, Series, Window, mean, over, points, total
 
 SECTION = "training"
 PART = "compute"
@@ -64,13 +64,14 @@ EVENTS: tuple[type[Event], ...] = (Data, Step)
 class Part:
     """A block of one rank: its steps from number `first` as columns, and its other events as they were.
 
-    `stretches` has (step, tokens, real tokens) wherever either changes.
+    `stretches` has (step, tokens, real tokens) wherever either changes, `measured_ns` when measuring began, if it did here.
     """
 
     others: list[Event]
     first: int = 0
     begin_ns: int = 0
     ended_ns: int = 0
+    measured_ns: int | None = None
     duration_ns: array[int] = field(default_factory=lambda: array("q"))
     loss: array[float] = field(default_factory=lambda: array("d"))
     loss_dp_mean: array[float] = field(default_factory=lambda: array("d"))
@@ -112,12 +113,13 @@ class Steps:
 
 @dataclass(slots=True)
 class Measured:
-    """All steps, the ranks, what the data was."""
+    """All steps, the ranks, what the data was, when measuring began on rank 0."""
 
     steps: Steps = field(default_factory=Steps)
     ranks: dict[int, Rank] = field(default_factory=dict)
     facts: set[tuple[object, ...]] = field(default_factory=set)
     weights: str = "random"
+    begin_ns: int = 0
 
 
 def condense(case: Case, rank: int, events: list[Event]) -> Part:
@@ -143,6 +145,8 @@ def _columns(case: Case, part: Part, steps: list[Step], where: str) -> None:
             _note(part.findings, _check_step(step, number, ended_ns, where))
         durations.append(t - begin_ns)
         number, ended_ns = number + 1, t
+    if part.first <= case["warmup_steps"] < number:
+        part.measured_ns = steps[case["warmup_steps"] - part.first].begin_ns
     if part.first < case["warmup_steps"] < number:
         _note(part.findings, _check_stretch(case, steps[case["warmup_steps"] - part.first], where))
     part.duration_ns = array("q", durations)
@@ -186,6 +190,8 @@ def measure(case: Case, blocks: Blocks) -> Measured:
             _stretches(measured.steps, rank, part)
             _add(measured.steps, part)
             rank.steps, rank.ended_ns = part.first + len(part.duration_ns), part.ended_ns
+            if number == 0 and part.measured_ns is not None:
+                measured.begin_ns = part.measured_ns
     for rank in measured.ranks.values():
         _change(measured.steps, rank.steps, -rank.tokens[0], -rank.tokens[1])
     return measured
@@ -348,3 +354,9 @@ def series(case: Case, measured: Measured) -> dict[str, Series]:
         ),
         "loss": points(len(times_ns), lambda begin, end: _loss(measured, begin, end), "nat/token", warmup),
     }
+
+
+def windows(case: Case, measured: Measured) -> list[Window]:
+    """From the begin of the first measured step to the end of the last, on rank 0's clock, with the tokens of all ranks."""
+    tokens, _ = _tokens(measured.steps, case["warmup_steps"])
+    return [Window("", measured.begin_ns, measured.ranks[0].ended_ns, {"token": tokens})]

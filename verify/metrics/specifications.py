@@ -17,7 +17,7 @@ import msgspec
 from verify.data import table
 from verify.events import Environment, Event, Natural, Positive, Sha256
 from verify.findings import Finding, error
-from verify.metrics import Blocks, Case, Metric, median
+from verify.metrics import Blocks, Case, Metric, Window, median
 from verify.words import places, seed, word
 
 SECTION = "specifications"
@@ -308,3 +308,30 @@ def metrics(case: Case, measured: Measured) -> dict[str, Metric]:
 def _bandwidth(measured: Measured, name: str) -> Fraction:
     series = next(series for (kind, _), series in measured.series.items() if kind == name)
     return MOVED[name] * Fraction(series.repeats[0].size_bytes) / series.call_ns()  # type: ignore[union-attr]
+
+
+def windows(case: Case, measured: Measured) -> list[Window]:
+    """The measured repeats of each mode's best shape, with the tera-operations done in them."""
+    found = []
+    for mode in case["modes"]:
+        if fastest := best(measured, mode):
+            series, operations = fastest
+            done = sum(repeat.calls for repeat in series.measured) * operations
+            span = (series.measured[0].begin_ns, series.measured[-1].t)
+            found.append(Window(f"matmul_{mode}", *span, {"tera_operation": Fraction(done, 10**12)}))
+    return found
+
+
+def derived(case: Case, metrics: dict[str, Metric]) -> dict[str, Metric]:
+    """Peak efficiencies: operations per joule are operations per second and watt."""
+    found = {}
+    for kind, unit, whole in (("float", "TFLOPS", False), ("integer", "TOPS", True)):
+        costs = [
+            metrics[name].value
+            for mode in case["modes"]
+            if (limits(mode) or {}).get("whole") is whole and (name := f"matmul_{mode}_energy_per_tera_operation_j") in metrics
+        ]
+        if any(costs):
+            formula = "best over modes of operations / energy of the measured repeats"
+            found[f"peak_{kind}_efficiency_{unit.lower()}_per_w"] = Metric(1 / min(cost for cost in costs if cost), f"{unit}/W", formula)
+    return found

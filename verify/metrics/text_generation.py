@@ -17,7 +17,7 @@ import msgspec
 
 from verify.events import Environment, Event, Model, Natural
 from verify.findings import Finding, error
-from verify.metrics import Blocks, Case, Metric, mean, over
+from verify.metrics import Blocks, Case, Metric, Window, mean, over
 
 SECTION = "inference"
 PART = "text_generation"
@@ -319,3 +319,10 @@ def facts(case: Case, measured: Measured) -> dict[str, str]:
     """Whether the weights were random or of a file."""
     del case
     return {"weights": measured.weights}
+
+
+def windows(case: Case, measured: Measured) -> list[Window]:
+    """From the first submit to the last token of the measured rounds."""
+    requests = _window(case, measured)
+    begin, end = min(request.submit_ns for request in requests), max(request.last_ns for request in requests)
+    return [Window("", begin, end, {"token": sum(request.tokens for request in requests)})]
