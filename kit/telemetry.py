@@ -116,21 +116,18 @@ def main(argv: list[str]) -> int:
 
 
 def _sample(writer: Writer, collector: Collector | None, interval_s: float) -> int:
-    """Sample at the interval; the host every second."""
-    count, next_host = 0, 0.0
-    due = time.monotonic()
-    failed = False
-    while not _ended(max(0.0, due - time.monotonic())):
-        if collector and not failed:
-            failed = not _cards(writer, collector)
-            count += not failed
+    """Sample at the interval, and once at the end; the host every second. Returns how often the cards were read."""
+    count, next_host, ended = 0, 0.0, False
+    while not ended:
+        due = time.monotonic() + interval_s
+        if collector:
+            collector = collector if _cards(writer, collector) else None
+            count += collector is not None
         if time.monotonic() >= next_host:
             writer.event("host", time.monotonic_ns(), **host())
             next_host = time.monotonic() + HOST_EVERY_S
-        due = max(due + interval_s, time.monotonic())
-    if collector and not failed:
-        count += _cards(writer, collector)
-    return count
+        ended = _ended(max(0.0, due - time.monotonic()))
+    return count + (collector is not None and _cards(writer, collector))
 
 
 def _ended(wait_s: float) -> bool:
