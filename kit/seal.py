@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 import datetime
 import hashlib
 from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from kit import statements
 from kit.files import write_atomic
 from kit.keys import public_pem
 from kit.plan import Plan
 from kit.record import RunLog, attempts
-from verify import envelope, score, tree
+from verify import score, statement, tree
 from verify.files import Evidence
 from verify.strict import canonical, loads
-
-STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE = "https://chipassay.dev/attestation/vendor-run/v1"
-PAYLOAD_TYPE = "application/vnd.in-toto+json"
 
 
 def case_states(plan: Plan, log: RunLog) -> list[dict[str, Any]]:
@@ -64,11 +59,10 @@ def seal(run: Path, plan: Plan, log: RunLog, key: Ed25519PrivateKey) -> None:
     write_atomic(run / "SHA256SUMS", sums)
     log.append("close", sums_sha256=digest)
     log.checkpoint()
-    statement = _statement(log, plan, states, claims, digest)
-    write_atomic(run / "run.dsse.json", sign(canonical(statement), key))
+    write_atomic(run / "run.dsse.json", statements.sign(_statement(log, plan, states, claims, digest), [key]))
 
 
-def _statement(log: RunLog, plan: Plan, states: list[dict[str, Any]], claims: list[dict[str, Any]], sums: str) -> dict[str, Any]:
+def _statement(log: RunLog, plan: Plan, states: list[dict[str, Any]], claims: list[dict[str, Any]], sums: str) -> bytes:
     environment = loads((log.run / "evidence/environment.json").read_bytes())
     opened = log.entries[0]
     predicate = {
@@ -85,28 +79,7 @@ def _statement(log: RunLog, plan: Plan, states: list[dict[str, Any]], claims: li
         "started": rfc3339(opened["wall_ns"]),
         "finished": rfc3339(log.entries[-1]["wall_ns"]),
     }
-    return {
-        "_type": STATEMENT_TYPE,
-        "subject": [{"name": "SHA256SUMS", "digest": {"sha256": sums}}],
-        "predicateType": PREDICATE_TYPE,
-        "predicate": predicate,
-    }
-
-
-def sign(payload: bytes, key: Ed25519PrivateKey) -> bytes:
-    """A DSSE envelope with one signature, as JSON bytes."""
-    spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    signature = key.sign(envelope.pae(PAYLOAD_TYPE, payload))
-    return (
-        canonical(
-            {
-                "payloadType": PAYLOAD_TYPE,
-                "payload": base64.b64encode(payload).decode(),
-                "signatures": [{"keyid": hashlib.sha256(spki).hexdigest(), "sig": base64.b64encode(signature).decode()}],
-            }
-        )
-        + b"\n"
-    )
+    return statements.payload(statement.KIND, {"SHA256SUMS": sums}, predicate)
 
 
 def rfc3339(wall_ns: int) -> str:

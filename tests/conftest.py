@@ -10,6 +10,14 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.fixture(autouse=True)
+def state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Versions of trust policies seen so far are each test's own."""
+    folder = tmp_path_factory.mktemp("state")
+    monkeypatch.setenv("CHIPASSAY_STATE", str(folder))
+    return folder
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A configuration and a cache folder of the test's own."""

@@ -32,6 +32,7 @@ MAX_SIGNATURES = 16
 PublicKey = Ed25519PublicKey | EllipticCurvePublicKey
 
 _P = 2**255 - 19
+_D = -121665 * pow(121666, -1, _P) % _P
 _ORDER_8 = (
     2707385501144840649318225287225658788936804267575313519463743609750303402022,
     55188659117513257062467267217118295137698188065244968500265048394206261417927,
@@ -121,6 +122,11 @@ def keyid(key: PublicKey) -> str:
     return hashlib.sha256(spki(key)).hexdigest()
 
 
+def algorithm(key: PublicKey) -> str:
+    """`ed25519` or `ecdsa-p256-sha256`."""
+    return "ed25519" if isinstance(key, Ed25519PublicKey) else "ecdsa-p256-sha256"
+
+
 def load_key(data: bytes, where: str) -> PublicKey:
     """An allowed public key from SPKI, PEM or DER; or Refused."""
     try:
@@ -139,6 +145,14 @@ def _check_order(key: Ed25519PublicKey, where: str) -> None:
     y = int.from_bytes(key.public_bytes_raw(), "little") & (2**255 - 1)
     if y >= _P or y in LOW_ORDER_Y:
         raise Refused("key.order", where, "a point of full order", f"y = {y}")
+    if not _on_curve(y):
+        raise Refused("key.curve", where, "a point of the curve", f"y = {y}")
+
+
+def _on_curve(y: int) -> bool:
+    """Whether x^2 = (y^2 - 1) / (d y^2 + 1) has a root modulo p (RFC 8032 section 5.1.3), by Euler's criterion."""
+    square = (y * y - 1) * pow(_D * y * y + 1, -1, _P) % _P
+    return pow(square, (_P - 1) // 2, _P) == 1
 
 
 def signed_by(envelope: Envelope, signature: Signature, key: PublicKey) -> bool:

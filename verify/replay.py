@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from verify import complete, envelope, policy, runlog, statement, tree
+from verify import chain, complete, envelope, policy, runlog, statement, statements, tree
 from verify.files import Evidence
-from verify.findings import Finding, Refused, Unchecked, error
+from verify.findings import Finding, Refused, Unchecked, error, warning
 from verify.result import Result
 from verify.score import claims, document, evaluate
 from verify.strict import canonical, loads
@@ -32,10 +32,10 @@ class _Replay:
 
     run: Path
     trust: policy.Policy
-    at: datetime.datetime
+    when: policy.Moment
     result: Result = field(default_factory=Result)
     signer: envelope.PublicKey | None = None
-    stated: dict[str, Any] | None = None
+    stated: statements.Statement | None = None
     listed: dict[str, str] = field(default_factory=dict)
     log: runlog.Log = field(default_factory=runlog.Log)
     evidence: Evidence = field(init=False)
@@ -46,7 +46,7 @@ class _Replay:
     @property
     def said(self) -> dict[str, Any] | None:
         """The predicate of the statement, once its signature holds."""
-        return self.stated["predicate"] if self.stated else None
+        return self.stated.predicate if self.stated else None
 
     def add(self, found: Iterable[Finding]) -> None:
         """Keep findings; a Refused on the way is one more of them."""
@@ -65,13 +65,20 @@ class _Replay:
             return None
 
 
-def replay(run: Path, trust: str | Path | None, at: datetime.datetime | None = None) -> Result:
-    """Check the sealed run in folder `run` under a policy (`self`, a file, or None) at a time (default now)."""
+def replay(
+    run: Path, trust: str | Path | None, at: datetime.datetime | None = None, proved: datetime.datetime | None = None
+) -> Result:
+    """Check the sealed run in folder `run` under a policy (`self`, a file, or None) at a time (default now).
+
+    `proved` is when others, such as a lab's receipt, show that the run had been signed.
+    """
     if not run.is_dir() or not any((run / name).exists() for name in TOP):
         raise Unchecked(
             "not a run directory", where=str(run), why=f"none of {', '.join(TOP)} is there", next_step="name a folder below runs/"
         )
-    state = _Replay(run, policy.load(trust), at or datetime.datetime.now(datetime.UTC))
+    when = policy.Moment(at or datetime.datetime.now(datetime.UTC), proved)
+    state = _Replay(run, chain.load(trust, when.at), when)
+    state.add(state.trust.findings)
     state.add(_top(run))
     _seal(state)
     _log(state)
@@ -116,12 +123,21 @@ def _seal(state: _Replay) -> None:
     state.result.run |= {"signer": signed[0] if signed else None, "origin": _origin(state.trust, signed)}
     if faults:
         return
-    state.add(state.trust.judge(signed, state.at))
-    state.stated = state.attempt(lambda: statement.parse(sealed))
+    state.add(_trusted(state, signed))
+    state.stated = state.attempt(lambda: statements.parse(sealed, statement.KIND, statement.WHERE))
+
+
+def _trusted(state: _Replay, signed: list[str]) -> Iterator[Finding]:
+    if state.trust.name == policy.SELF:
+        return
+    if not state.trust.named(signed):
+        yield warning("origin.unchecked", ENVELOPE, "a key that a policy names", "only the run's own key")
+        return
+    yield from state.trust.judge(statement.KIND, signed, state.when)
 
 
 def _origin(trust: policy.Policy, signed: list[str]) -> str:
-    return policy.SELF if trust.name == policy.SELF else trust.party(signed) or "unchecked"
+    return policy.SELF if trust.name == policy.SELF else next((named.party for named in trust.named(signed)), "unchecked")
 
 
 def _envelope(run: Path) -> envelope.Envelope:

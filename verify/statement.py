@@ -1,4 +1,4 @@
-"""The in-toto statement of a run, and what it must agree with: the plan, the environment, the log, the cases, the claims."""
+"""What the vendor's statement of a run must agree with: the plan, the environment, the log, the cases, the claims."""
 
 from __future__ import annotations
 
@@ -7,33 +7,19 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any
 
-from verify.data import violations
-from verify.envelope import Envelope
-from verify.findings import Finding, Refused, error, notice
+from verify.findings import Finding, error, notice
 from verify.runlog import ORIGIN, Log, Open
-from verify.strict import SAFE_INTEGER, canonical, loads
+from verify.statements import Statement
 
-PAYLOAD_TYPE = "application/vnd.in-toto+json"
+KIND = "vendor-run/v1"
 WHERE = "statement"
 SHARED = ("kit", "isolation", "image", "lock")
 Predicate = dict[str, Any]
 
 
-def parse(sealed: Envelope) -> dict[str, Any]:
-    """The statement of an envelope whose signatures were checked, or Refused."""
-    if sealed.payload_type != PAYLOAD_TYPE:
-        raise Refused("statement.type", WHERE, PAYLOAD_TYPE, sealed.payload_type)
-    value = loads(sealed.payload, WHERE, largest=SAFE_INTEGER)
-    for fault in violations(value, "statement", "statement.schema", WHERE):
-        raise Refused(fault.rule, fault.where, fault.expected, fault.found)
-    if canonical(value) != sealed.payload:
-        raise Refused("statement.canonical", WHERE, "canonical JSON, which the shell check relies on", "another writing of it")
-    return dict(value)
-
-
-def subject(stated: dict[str, Any], sums_sha256: str) -> Iterator[Finding]:
+def subject(stated: Statement, sums_sha256: str) -> Iterator[Finding]:
     """The statement's subject is this SHA256SUMS."""
-    expected = stated["subject"][0]["digest"]["sha256"]
+    expected = stated.subject["SHA256SUMS"]
     if expected != sums_sha256:
         yield error("statement.subject", "SHA256SUMS", expected, sums_sha256)
 
@@ -120,11 +106,11 @@ def facts(said: Predicate | None, folder: str) -> dict[str, Any]:
     }
 
 
-def digests(stated: dict[str, Any]) -> dict[str, Any]:
+def digests(stated: Statement) -> dict[str, Any]:
     """What a reader compares by hand: hashes of file list and plan, size and root of the run log."""
-    said = stated["predicate"]
+    said = stated.predicate
     return {
-        "sums_sha256": stated["subject"][0]["digest"]["sha256"],
+        "sums_sha256": stated.subject["SHA256SUMS"],
         "plan_sha256": said["plan"]["sha256"],
         "log_size": said["log"]["size"],
         "log_root": said["log"]["root"],

@@ -14,12 +14,13 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from kit import plan, record, seal
+from kit import plan, record, seal, statements
 from verify.strict import canonical
 
 KEY = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"tests of ChipAssay, worth nothing").digest())
 PRETRAIN = "pretrain-x"
 TEXT = "text-x"
+NAME = "tiny-cpu-20261124T000000Z-abcdef"
 MODEL = {"architecture": "llama", "hidden_size": 64, "num_layers": 1, "num_heads": 2, "num_kv_heads": 2, "ffn_size": 128, "vocab_size": 256}
 Event = dict[str, Any]
 Edit = Callable[["Bench"], None]
@@ -100,7 +101,7 @@ class Bench:
     def __init__(self, folder: Path, steps: int) -> None:
         self.source = source(steps)
         self.plan = plan.resolve(self.source, "tests")
-        self.run = folder / "tiny-cpu-20261124T000000Z-abcdef"
+        self.run = folder / NAME
         self.evidence = self.run / "evidence"
         self.events: dict[str, dict[str, list[Event]]] = {
             PRETRAIN: {"events-00000.jsonl": pretrain(0, steps), "events-rank0001-00000.jsonl": pretrain(1, steps)},
@@ -175,4 +176,4 @@ def reseal(run: Path, change: Callable[[dict[str, Any]], None]) -> None:
     document = json.loads((run / "run.dsse.json").read_bytes())
     statement = json.loads(base64.b64decode(document["payload"]))
     change(statement)
-    (run / "run.dsse.json").write_bytes(seal.sign(canonical(statement), KEY))
+    (run / "run.dsse.json").write_bytes(statements.sign(canonical(statement), [KEY]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 import time
 import traceback
@@ -15,12 +14,13 @@ from typing import Any
 
 from kit import chip, lock, plan
 from kit.errors import KitError
-from tests.adversarial import builder
+from tests.adversarial import builder, trust
 from tests.conftest import ROOT
 from tests.fuzz import damage
-from verify import envelope, events, metrics, notes, policy, runlog, score, statement, strict, tree
+from verify import chain, envelope, events, metrics, notes, policy, runlog, score, statement, statements, strict, tree
 from verify.files import Evidence
 from verify.findings import Refused, Unchecked
+from verify.strict import canonical
 
 REFUSALS = (Refused, Unchecked, KitError)
 ROUND = 50  # inputs between two looks at the clock
@@ -65,12 +65,6 @@ def _written(path: Path, feed: Callable[[Path], object]) -> Feed:
     return put
 
 
-def _policy() -> bytes:
-    from tests.adversarial.test_policy import policy as sample
-
-    return json.dumps(sample()).encode()
-
-
 def _lines(path: Path) -> list[bytes]:
     return path.read_bytes().splitlines()
 
@@ -93,8 +87,9 @@ def targets(folder: Path) -> list[Target]:
         Target("strict.loads exact", lambda data: strict.loads(data, real=strict.exact), [*documents, *logged["pretrain"][-2:]]),
         Target("envelope", envelope.parse, [sealed]),
         Target("public key", lambda data: envelope.load_key(data, "key"), [(evidence / "signer.pub.pem").read_bytes(), envelope.spki(builder.KEY.public_key())]),
-        Target("statement", lambda data: statement.parse(envelope.Envelope(statement.PAYLOAD_TYPE, data, ())), [payload]),
-        Target("policy", _written(scratch, policy.load), [_policy()]),
+        Target("statement", lambda data: statements.parse(envelope.Envelope(statements.PAYLOAD_TYPE, data, ()), statement.KIND, "x"), [payload]),
+        Target("policy", lambda data: policy.parse(data, "policy"), [canonical(trust.document())]),
+        Target("sealed policy", lambda data: chain.open_version(data, "policy"), [trust.seal(trust.document())]),
         Target("checkpoints", lambda data: list(notes.split(data)), [(run / "runlog/checkpoints.txt").read_bytes()]),
         Target("run log entry", lambda data: runlog._entry(data, "entry"), _lines(run / "runlog/entries.jsonl")),
         Target("SHA256SUMS", tree.parse_sums, [(run / "SHA256SUMS").read_bytes()]),
