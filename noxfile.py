@@ -45,8 +45,9 @@ def verify(session: nox.Session) -> None:
 
 @nox.session
 def report(session: nox.Session) -> None:
-    """Write the score table of a result as pages in English and Chinese. [-- RUN.result.json --out DIR]"""
-    _kit(session, "report")
+    """Write the report as HTML, PDF and DOCX, in English and Chinese; compare several. [-- RUN [RUN2 ...] --out DIR]"""
+    _install(session, "report")
+    session.run("python", "-m", "kit", "report", *session.posargs)
 
 
 @nox.session
@@ -63,8 +64,8 @@ def doctor(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run every test of this machine: unit, golden, adversarial, integration. [-- pytest arguments]"""
-    _install(session, "test")
+    """Run every test of this machine: unit, golden, adversarial, browser, integration. [-- pytest arguments]"""
+    _install(session, "test", "report", "browser")
     session.run("python", "-m", "pytest", *session.posargs)
 
 
@@ -85,7 +86,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure what the kit costs: recording per event, container start, sealing, verifying. [-- NAME ...]"""
-    _install(session, "test")
+    _install(session, "test", "report")
     session.run("python", "-m", "bench", *session.posargs)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from bench import container, recording, replay
+from bench import container, recording, replay, report
 
-BENCHES = {"recording": recording.main, "replay": replay.main, "container": container.main}
+BENCHES = {"recording": recording.main, "replay": replay.main, "report": report.main, "container": container.main}
 
 
 def main(names: list[str]) -> int:

@@ -103,9 +103,12 @@ def _add_baseline(commands: Any) -> None:
 
 
 def _add_report(commands: Any) -> None:
-    sub = commands.add_parser("report", help="write the score table of a result as Markdown, in English and Chinese")
-    sub.add_argument("result", type=Path, metavar="RESULT.json")
-    sub.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="where the pages go (default: %(default)s)")
+    sub = commands.add_parser("report", help="write the report of a result as HTML, PDF and DOCX, in English and Chinese; compare several")
+    sub.add_argument("results", type=Path, nargs="+", metavar="RUN|RESULT.json", help="run folder or result; several are compared")
+    sub.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="where the files go (default: %(default)s)")
+    sub.add_argument("--format", nargs="+", choices=reports.FORMATS, default=reports.FORMATS, help="default: all three")
+    sub.add_argument("--intro", type=Path, metavar="FILE.md", help="the vendor's introduction of the chip, in Markdown")
+    sub.add_argument("--template", type=Path, metavar="FILE.docx", help="the lab's own template for DOCX")
     sub.set_defaults(act=_report)
 
 
@@ -179,7 +182,8 @@ def _image(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    for page in reports.write(args.result, args.out):
+    wanted = reports.Wanted(args.out, tuple(args.format), introduction=args.intro, template=args.template)
+    for page in reports.write(args.results, wanted):
         print(page)
     return 0
 

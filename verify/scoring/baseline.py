@@ -82,9 +82,7 @@ def read(path: Path) -> Baseline:
     try:
         data = path.read_bytes()
     except OSError as fault:
-        raise Unchecked(
-            "baseline cannot be read", where=str(path), why=fault.strerror or "", next_step="name a baseline.json"
-        ) from fault
+        raise Unchecked("baseline cannot be read", where=str(path), why=fault.strerror or "", next_step="name a baseline.json") from fault
     try:
         document = loads(data, str(path)) if len(data) <= MAX_BYTES else None
     except Refused as fault:

@@ -61,7 +61,9 @@ def _cases(profile: Profile, base: Baseline | None, tables: dict[str, TableResul
     found = {case.id: _off_grid(profile, base, case) for case in cases}
     for name, table in tables.items():
         for row in table.rows:
-            if row.case is not None and row.row.metric is None:
+            if row.case is not None and row.row.metric is not None:
+                found[row.case] = CaseScore(row.case, None, None, None, name)
+            elif row.case is not None:
                 first = next(iter(table.table.parts or ()), None)
                 metric = first.metric if first else str(table.table.shown[0]["metric"])
                 found[row.case] = CaseScore(row.case, metric, row.values[metric].base, row.result.score, f"{name}/{row.row.id}")
@@ -94,4 +96,3 @@ def unofficial(scoring: Scoring, section: str | None = None) -> tuple[Fraction |
             asked += len(scored)
             ratios += [entry.score for entry in scored if entry.state == "scored" and entry.score is not None]
     return (formulas.geometric_mean(ratios) if ratios else None), len(ratios), asked
-

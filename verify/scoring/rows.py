@@ -124,9 +124,7 @@ def value(table: Table, row: Row, case: Case | None, base: Baseline | None, metr
     test = actual
     if per_card and actual is not None and case is not None and row.cards:
         test = formulas.per_baseline_cards(actual, case.fields["cards"], row.cards)
-    return Value(
-        metric, measured.unit if measured else unit, test, actual, *_based(cell), cases=(case.id,) if case and measured else ()
-    )
+    return Value(metric, measured.unit if measured else unit, test, actual, *_based(cell), cases=(case.id,) if case and measured else ())
 
 
 def _based(cell: Cell | None) -> tuple[Fraction | None, str | None, str | None]:
@@ -191,9 +189,7 @@ def not_there(case: Case | None, table: Table) -> Scored | None:
 
 def score_row(table: Table, row: Row, case: Case | None, base: Baseline | None) -> RowResult:
     """One row that one case fills."""
-    values = {
-        part.metric: value(table, row, case, base, part.metric, part.unit, per_card=part.per_card) for part in table.parts
-    } | {
+    values = {part.metric: value(table, row, case, base, part.metric, part.unit, per_card=part.per_card) for part in table.parts} | {
         shown["metric"]: value(table, row, case, base, shown["metric"], shown["unit"], per_card=shown.get("per_card", False))
         for shown in table.shown
     }

@@ -1,0 +1,294 @@
+"""The report of one run, block by block, in the order of report 0.2.1; filled from result.json and environment.json only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from kit.report import figures
+from kit.report.blocks import Block, Column, Heading, Items, Page, Table, Text
+from kit.report.markdown import blocks as markdown
+from kit.report.source import Source
+from kit.report.tables import number, table
+from kit.report.words import Words
+
+SUMMARY = {
+    "training": (("function", ("function",)), ("performance", ("compute", "communication", "checkpoint")), ("stability", ("stability",))),
+    "finetuning": (("function", ("function",)), ("performance", ("compute", "communication", "checkpoint")), ("stability", ("stability",))),
+    "inference": (("text_generation", ("text_generation",)), ("text_to_image", ("text_to_image",))),
+}
+STACK = ("InternLM", "Bert-Pytorch", "Alpaca-Lora", "LLaMa", "Stable-Diffusion")
+
+
+def page(source: Source, words: Words) -> Page:
+    """The whole report in one language."""
+    blocks: list[Block] = []
+    for make in (_overview, _environment, _tests, _verification):
+        blocks += make(source, words)
+    labels = {key: words.say(key) for key in ("skip", "contents", "filter", "sort", "values")}
+    return Page(
+        words.say("language"),
+        f"{words.say('title.report')} · {source.result['run'].get('chip', '-')}",
+        words.say("title.subtitle"),
+        tuple(blocks),
+        labels,
+    )
+
+
+def heading(words: Words, key: str, level: int) -> Heading:
+    """A heading by its key."""
+    return Heading(level, words.say(f"heading.{key}"), key.replace("_", "-"))
+
+
+def _overview(source: Source, words: Words) -> Iterator[Block]:
+    run, scoring = source.result["run"], source.result["scoring"]
+    yield heading(words, "h1", 1)
+    named = scoring["baseline"]["title"]["zh" if words.language == "zh" else "en"] if scoring else words.say("none")
+    facts = {key: run.get(key, words.say("missing")) for key in ("run", "plan", "chip")}
+    yield Text(words.say("text.overview", verdict=words.say(f"verdict.{source.result['verdict']}"), baseline=named, **facts))
+    if run.get("isolation") != "container":
+        reason = source.environment.get("isolation", {}).get("reason") or run.get("isolation", words.say("unknown"))
+        yield Text(words.say("text.isolation", reason=reason), "warning")
+    yield from markdown(source.introduction) if source.introduction else (Text(words.say("text.chip_none"), "note"),)
+    if scoring:
+        yield from _narrative(source, words)
+    yield heading(words, "summary", 2)
+    yield summary(source, words)
+    yield Items(tuple(words.say(f"text.{key}") for key in ("na", "zero", "total_none")))
+    yield figures.overview(source, words)
+
+
+def _narrative(source: Source, words: Words) -> Iterator[Block]:
+    parts = source.result["sections"]["training"]
+    scores = {name: figures.part_state(parts[name], words) for name in ("compute", "communication", "checkpoint", "stability")}
+    yield Text(words.say("text.scores", **scores))
+    for section, found in source.result["scoring"]["unofficial"].items():
+        name = words.say(f"section.{section}")
+        if found["ratio"] is None:
+            yield Text(words.say("text.percent_none", section=name))
+        else:
+            ratio = number(found["ratio"] * 100, "")
+            counts = {"counted": found["counted"], "asked": found["asked"]}
+            yield Text(words.say("text.percent", section=name, ratio=ratio, unofficial=words.say("unofficial"), **counts))
+
+
+def summary(source: Source, words: Words) -> Table:
+    """Scores of the parts; the one cell of the report for performance shows its three parts side by side (ruling 21)."""
+    rows = []
+    for section, lines in SUMMARY.items():
+        for name, parts in lines:
+            found = source.result["sections"][section]
+            scores = [figures.part_state(found[part], words) for part in parts]
+            if len(parts) > 1:
+                scores = [f"{words.say(f'part_name.{part}')} {score}" for part, score in zip(parts, scores, strict=True)]
+            shares = [found[part]["share"] for part in parts]
+            share = " · ".join(f"{entry['counted']}/{entry['rows']}" if entry else "-" for entry in shares)
+            rows.append((words.say(f"section.{section}"), words.say(f"part_name.{name}"), " · ".join(scores), share))
+    columns = (
+        Column(words.say("column.section")),
+        Column(words.say("column.part")),
+        Column(words.say("score")),
+        Column(words.say("share_short")),
+    )
+    return Table("table-summary", words.say("heading.summary"), columns, tuple(rows))
+
+
+def _environment(source: Source, words: Words) -> Iterator[Block]:
+    yield heading(words, "h2", 1)
+    yield heading(words, "platform", 2)
+    yield Text(words.say("text.platform"))
+    yield heading(words, "chip", 2)
+    yield from markdown(source.introduction) if source.introduction else (Text(words.say("text.chip_none"), "note"),)
+    yield heading(words, "environment", 2)
+    yield heading(words, "hardware", 3)
+    yield _hardware(source, words)
+    yield heading(words, "software", 3)
+    yield _software(source, words)
+    yield heading(words, "method", 2)
+    yield Text(words.say("text.method"))
+
+
+def _hardware(source: Source, words: Words) -> Table:
+    facts = source.environment
+    host, run = facts.get("host", {}), source.result["run"]
+    image = run.get("image") or {}
+    memory = host.get("memory_bytes")
+    found = {
+        "chip": run.get("chip"),
+        "cpu": host.get("cpu_model") and f"{host['cpu_model']} x {host.get('cpu_count', '?')}",
+        "intra": host.get("intra_node_link"),
+        "inter": host.get("inter_node_link"),
+        "os": host.get("os") and f"{host['os']}, {host.get('kernel', '')} {host.get('machine', '')}",
+        "gcc": host.get("gcc"),
+        "python": host.get("python"),
+        "torch": host.get("torch"),
+        "driver": host.get("driver"),
+        "memory": memory and f"{memory / 2**30:.1f} GiB",
+        "isolation": run.get("isolation"),
+        "image": image and f"{image.get('reference')} {image.get('manifest') or image.get('config')}",
+        "lock": facts.get("lock") and f"{facts['lock']['file']} sha256:{facts['lock']['sha256']}",
+        "grants": facts.get("grants") and ", ".join(f"{name}={value}" for name, value in sorted(facts["grants"].items())),
+    }
+    rows = tuple(
+        (str(index), words.say(f"hardware.{name}"), str(value) if value else words.say("unknown"))
+        for index, (name, value) in enumerate(found.items(), start=1)
+    )
+    columns = (Column(words.say("column.id"), number=True), Column(words.say("column.item")), Column(words.say("column.info")))
+    return Table("table-hardware", words.say("heading.hardware"), columns, rows)
+
+
+def _software(source: Source, words: Words) -> Table:
+    packages = {str(name): str(version) for name, version in (source.environment.get("packages") or {}).items()}
+    stack = [(name, packages.get(name.lower(), words.say("unknown"))) for name in STACK]
+    others = [(name, version) for name, version in sorted(packages.items()) if name not in {entry.lower() for entry in STACK}]
+    rows = tuple((str(index), name, version) for index, (name, version) in enumerate([*stack, *others], start=1))
+    columns = (Column(words.say("column.id"), number=True), Column(words.say("column.name")), Column(words.say("column.version")))
+    return Table("table-software", words.say("heading.software"), columns, rows)
+
+
+def _tests(source: Source, words: Words) -> Iterator[Block]:
+    yield heading(words, "h3", 1)
+    if source.result["scoring"] is None:
+        yield cases(source, words)
+        return
+    yield heading(words, "base_specs", 2)
+    yield Text(words.say("text.specs"), "note")
+    yield from _scored(source, words, "base_specs")
+    for section in ("training", "finetuning"):
+        prefix = "" if section == "training" else "finetuning_"
+        yield heading(words, section, 2)
+        yield heading(words, f"{section}_function", 3)
+        yield from _scored(source, words, f"{section}_function")
+        yield from figures.series(source, words, (section, "function"))
+        yield heading(words, f"{section}_performance", 3)
+        for part in ("compute", "communication", "checkpoint"):
+            name = f"{section}_{part}" if part == "compute" else f"{prefix}{part}"
+            yield heading(words, name, 4)
+            yield from _scored(source, words, name)
+            yield from _figures(source, words, section, part)
+        yield heading(words, f"{prefix}stability", 3)
+        yield from _scored(source, words, f"{prefix}stability")
+        yield from figures.series(source, words, (section, "stability"))
+    yield from _inference(source, words)
+    yield heading(words, "cases", 2)
+    yield Text(words.say("text.off_grid"), "note")
+    yield cases(source, words)
+
+
+def _figures(source: Source, words: Words, section: str, part: str) -> Iterator[Block]:
+    yield from figures.series(source, words, (section, part))
+    make = {("training", "communication"): figures.communication, ("training", "checkpoint"): figures.checkpoint}.get((section, part))
+    if make and (figure := make(source, words)):
+        yield figure
+
+
+def _inference(source: Source, words: Words) -> Iterator[Block]:
+    yield heading(words, "inference", 2)
+    yield heading(words, "text_generation", 3)
+    yield from _scored(source, words, "text_generation")
+    yield Text(words.say("text.tiers"), "note")
+    yield from _scored(source, words, "text_generation_tiers")
+    if figure := figures.latency(source, words):
+        yield figure
+    yield heading(words, "text_to_image", 3)
+    yield from _scored(source, words, "text_to_image")
+
+
+def _scored(source: Source, words: Words, name: str) -> Iterator[Block]:
+    scored = source.table(name)
+    assert scored is not None
+    if scored["reuse"]:
+        yield Text(words.say("reuse"))
+        return
+    cards = {case["id"]: case["fields"].get("cards", 0) for case in source.result["cases"]}
+    split = scored["split"]
+    parts: list[str | None] = list(dict.fromkeys(str(row["label"][split]) for row in scored["rows"])) if split else [None]
+    for part in parts:
+        yield table(scored, words, cards, part)
+
+
+def cases(source: Source, words: Words) -> Table:
+    """Every metric of the cases that fill no row of the report."""
+    rows: list[tuple[str, ...]] = []
+    for case in source.result["cases"]:
+        if case["row"] is None:
+            rows += _case(case, words)
+    names = ("case", "metric", "value", "spread", "unit")
+    columns = [Column(words.say(f"column.{name}"), number=name in {"value", "spread"}) for name in names]
+    columns += [Column(words.say("baseline"), number=True), Column(words.say("score"), number=True)]
+    return Table("table-cases", words.say("heading.cases"), tuple(columns), tuple(rows))
+
+
+def _case(case: dict[str, Any], words: Words) -> Iterator[tuple[str, ...]]:
+    missing = words.say("missing")
+    if not case["metrics"]:
+        shown = (
+            "NA" if case["state"] == "not_run" else f"0 ({words.name('reason', case['state'] if case['state'] != 'done' else 'refused')})"
+        )
+        yield (case["id"], missing, shown, missing, missing, missing, missing)
+    for name, metric in case["metrics"].items():
+        spread = f"{number(metric['least'], '')} .. {number(metric['most'], '')}" if "least" in metric else missing
+        scored = case["metric"] == name
+        base = number(case["baseline"], words.say("none")) if scored else missing
+        score = number(case["score"], missing) if scored else missing
+        yield (case["id"], name, number(metric["value"], missing), spread, metric["unit"], base, score)
+
+
+def _verification(source: Source, words: Words) -> Iterator[Block]:
+    yield heading(words, "h4", 1)
+    yield heading(words, "verdict", 2)
+    yield Text(words.say(f"verdict.{source.result['verdict']}"), "note" if source.result["verdict"] == "verified" else "warning")
+    keys = ("severity", "rule", "where", "expected", "found")
+    findings = tuple(tuple(str(finding[key]) for key in keys) for finding in source.result["findings"])
+    columns = tuple(Column(words.say(f"column.{key}")) for key in keys)
+    yield Table("table-findings", words.say("heading.verdict"), columns, findings) if findings else Text(words.say("text.no_findings"))
+    yield heading(words, "audit", 2)
+    yield Text(words.say("text.audit_none"), "note")
+    yield heading(words, "seal", 2)
+    yield _seal(source, words)
+    yield Text(words.say("text.signature"), "note")
+    yield Text(words.say("text.seal"))
+    yield Text(
+        f"sh docs/check.sh {source.name}\nsha256sum {source.name}/SHA256SUMS\n(cd {source.name}/evidence && sha256sum -c ../SHA256SUMS)",
+        "code",
+    )
+    if source.result["scoring"]:
+        yield heading(words, "reading", 2)
+        yield from _reading(source, words)
+    yield heading(words, "signatures", 2)
+    columns = (Column(words.say("column.item")), Column(words.say("text.sign_line")))
+    rows = tuple((words.say(f"seal.{who}"), "") for who in ("vendor", "lab", "auditor"))
+    yield Table("table-signatures", words.say("heading.signatures"), columns, rows)
+
+
+def _seal(source: Source, words: Words) -> Table:
+    run = source.result["run"]
+    facts = run | run.get("digests", {})
+    names = ("run", "kit", "started", "finished", "signer", "origin", "sums_sha256", "plan_sha256", "log_size", "log_root")
+    rows = tuple((words.say(f"seal.{name}"), str(facts.get(name) or words.say("unknown"))) for name in names)
+    columns = (Column(words.say("column.item")), Column(words.say("column.value")))
+    return Table("table-seal", words.say("heading.seal"), columns, rows)
+
+
+def _reading(source: Source, words: Words) -> Iterator[Block]:
+    scoring = source.result["scoring"]
+    named = {key: scoring[key]["name"] for key in ("profile", "baseline")} | {
+        f"{key}_sha256": scoring[key]["sha256"] for key in ("profile", "baseline")
+    }
+    yield Text(words.say("text.reading", **named, filled=scoring["baseline"]["filled"], cells=scoring["baseline"]["cells"]))
+    rows = tuple(
+        (
+            scored["place"],
+            scored["id"],
+            part["id"],
+            part["metric"],
+            part["formula"],
+            number(part["weight"], ""),
+            words.say(f"provenance.{part['provenance']}"),
+        )
+        for scored in scoring["tables"]
+        for part in scored["parts"]
+    )
+    heads = ("", "heading.h3", "part_name.performance", "column.metric", "column.formula", "weight", "column.provenance")
+    columns = tuple(Column(words.say(head) if head else words.say("column.id")) for head in heads)
+    yield Table("table-reading", words.say("heading.reading"), columns, rows)

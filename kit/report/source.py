@@ -1,0 +1,82 @@
+"""What a report is filled from: result.json, environment.json beside it, and the vendor's introduction of the chip."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kit.errors import KitError
+from kit.schema import check
+from verify.findings import Unchecked
+from verify.replay import replay
+from verify.scoring.attach import attach
+
+MAX_INTRODUCTION_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One result with its environment (empty where it does not lie beside the result) and the chip's introduction (Markdown)."""
+
+    result: dict[str, Any]
+    environment: dict[str, Any]
+    introduction: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return str(self.result["run"]["run"])
+
+    def table(self, name: str) -> dict[str, Any] | None:
+        """A scored table of the report, or None where the result was not scored."""
+        scoring = self.result.get("scoring")
+        return next((table for table in scoring["tables"] if table["id"] == name), None) if scoring else None
+
+
+def read(path: Path, introduction: Path | None = None) -> Source:
+    """A result.json, or a run folder: then its result is computed anew, under the run's own key."""
+    document, environment = (_replayed(path), path / "evidence/environment.json") if path.is_dir() else (_json(path, "result"), None)
+    check(document, "result", str(path))
+    if environment is None:
+        environment = path.parent / str(document["run"]["run"]) / "evidence/environment.json"
+    found = _json(environment, "environment") if environment.is_file() else {}
+    if found:
+        check(found, "environment", str(environment))
+    return Source(document, found, _introduction(introduction))
+
+
+def _replayed(run: Path) -> dict[str, Any]:
+    try:
+        result = replay(run, "self")
+        attach(result)
+    except Unchecked as fault:
+        raise KitError(str(fault)) from None
+    return result.document()
+
+
+def _json(path: Path, what: str) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise KitError(f"{what} cannot be read", where=str(path), why=error.strerror or "", next_step="name a RUN.result.json") from error
+    except (ValueError, RecursionError) as error:
+        raise KitError(f"{what} is not JSON", where=str(path), next_step="make it again: python -m verify RUN --json FILE") from error
+    if not isinstance(document, dict):
+        raise KitError(f"{what} is not an object", where=str(path), next_step="make it again: python -m verify RUN --json FILE")
+    return document
+
+
+def _introduction(path: Path | None) -> str:
+    if path is None:
+        return ""
+    try:
+        data = path.read_bytes()
+        if len(data) > MAX_INTRODUCTION_BYTES:
+            raise KitError("introduction is too long", where=str(path), next_step=f"at most {MAX_INTRODUCTION_BYTES} bytes")
+        return data.decode()
+    except OSError as error:
+        raise KitError("introduction cannot be read", where=str(path), why=error.strerror or "", next_step="name a file") from error
+    except UnicodeDecodeError as error:
+        raise KitError("introduction is not UTF-8", where=str(path), next_step="save it as UTF-8") from error

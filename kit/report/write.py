@@ -1,0 +1,61 @@
+"""Writes a report, or a comparison of several results, in the formats and languages asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from kit.errors import ENVIRONMENT, KitError
+from kit.files import write_atomic
+from kit.report import body, compare, docx, html, pdf
+from kit.report.blocks import Page
+from kit.report.source import Source, read
+from kit.report.words import LANGUAGES, load
+
+FORMATS = ("html", "pdf", "docx")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What to write, and what of the vendor's and the lab's own goes into it."""
+
+    out: Path
+    formats: tuple[str, ...] = FORMATS
+    languages: tuple[str, ...] = LANGUAGES
+    introduction: Path | None = None
+    template: Path | None = None
+
+
+def write(results: list[Path], wanted: Wanted) -> list[Path]:
+    """report*.html, .pdf, .docx of the first result; compare*.html where there are several; returns the paths."""
+    if wanted.template and not wanted.template.is_file():
+        raise KitError("template does not exist", where=str(wanted.template), next_step="name a DOCX file")
+    sources = [read(path, wanted.introduction) for path in results]
+    try:
+        wanted.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        where = str(wanted.out)
+        raise KitError("output folder cannot be made", where=where, why=error.strerror or "", exit_code=ENVIRONMENT) from error
+    return list(_files(sources, wanted))
+
+
+def _files(sources: list[Source], wanted: Wanted) -> Iterator[Path]:
+    for language in wanted.languages:
+        words = load(language)
+        ending = "" if language == "en" else f"_{language}"
+        page = body.page(sources[0], words)
+        makers: dict[str, Callable[[Page], bytes]] = {
+            "html": lambda page: html.render(page).encode(),
+            "pdf": pdf.render,
+            "docx": lambda page: docx.render(page, sources[0], wanted.template),
+        }
+        for name in wanted.formats:
+            yield _write(wanted.out / f"report{ending}.{name}", makers[name](page))
+        if len(sources) > 1:
+            yield _write(wanted.out / f"compare{ending}.html", html.render(compare.page(sources, words)).encode())
+
+
+def _write(path: Path, data: bytes) -> Path:
+    write_atomic(path, data)
+    return path

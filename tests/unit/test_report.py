@@ -1,0 +1,267 @@
+"""Reports: the same words in both languages, the same numbers in every format, nothing but text out of a run."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import tomllib
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import docx
+import pytest
+
+from kit.cli import main
+from kit.report import body, charts, compare, html, pdf, tables, words
+from kit.report import docx as word
+from kit.report.blocks import Figure, Heading, Table
+from kit.report.markdown import blocks as markdown
+from kit.report.source import Source
+from tests import hostile, synthetic
+from tests.adversarial import builder
+
+INTRODUCTION = "# Chip\n\nA **fast** chip with `64` cores.\n\n- one\n- two\n\n<b>bold</b>"
+ENVIRONMENT: dict[str, Any] = {
+    "host": {"os": "Linux 1", "kernel": "6.1", "machine": "x86_64", "cpu_model": "CPU Z", "cpu_count": 64, "memory_bytes": 2**39, "python": "3.11.7"},
+    "packages": {"torch": "2.13.0", "internlm": "0.2.0"},
+    "lock": {"file": "images/x/requirements.lock", "sha256": "3" * 64},
+    "grants": {"network": "none"},
+}
+
+
+@pytest.fixture(scope="module")
+def source() -> Source:
+    return Source(json.loads(json.dumps(synthetic.result(full_baseline=True).document())), ENVIRONMENT, INTRODUCTION)
+
+
+class Cells(HTMLParser):
+    """Tables of a page: id -> rows of cell texts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tables: dict[str, list[list[str]]] = {}
+        self.tags: list[str] = []
+        self.inside = False
+        self.name = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag == "table":
+            self.name = dict(attributes)["id"] or ""
+            self.tables[self.name] = []
+        elif tag == "tr":
+            self.tables[self.name].append([])
+        elif tag in {"td", "th"}:
+            self.inside = True
+            self.tables[self.name][-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = self.inside and tag not in {"td", "th"}
+
+    def handle_data(self, data: str) -> None:
+        if self.inside:
+            self.tables[self.name][-1][-1] += data
+
+
+def leaves(entries: dict[str, Any], name: str = "") -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for key, value in entries.items():
+        if isinstance(value, dict):
+            found |= leaves(value, f"{name}{key}.")
+        else:
+            found[f"{name}{key}"] = set(re.findall(r"\{(\w+)\}", value))
+    return found
+
+
+def test_both_languages_have_the_same_keys_and_slots() -> None:
+    english, chinese = (leaves(words.load(language).entries) for language in words.LANGUAGES)
+    assert english.keys() == chinese.keys()
+    assert {key for key in english if english[key] != chinese[key]} == set()
+    assert all(re.search("[\u4e00-\u9fff]", words.load("zh").say(f"heading.{key}")) for key in words.load("zh").entries["heading"])
+
+
+def test_layout_names_only_what_profiles_have() -> None:
+    document = synthetic.result().document()
+    for found in document["scoring"]["tables"]:
+        if found["reuse"]:
+            continue
+        known = set(found["rows"][0]["values"]) | {"perplexity"}
+        for column in tables.layout()[found["id"]]:
+            kind, _, name = column.partition(".")
+            if kind in {"base", "test", "actual"}:
+                assert name in known, column
+            if kind == "label":
+                assert name in found["rows"][0]["label"], column
+
+
+@pytest.mark.parametrize("language", words.LANGUAGES)
+def test_every_section_and_table_of_the_report_is_there_in_order(source: Source, language: str) -> None:
+    page = body.page(source, words.load(language))
+    headings = [block.text for block in page.blocks if isinstance(block, Heading)]
+    assert headings == [words.load(language).say(f"heading.{key}") for key in words.load(language).entries["heading"]]
+    anchors = [block.anchor for block in page.blocks if isinstance(block, Table)]
+    assert len(set(anchors)) == len(anchors)
+    sizes = {block.anchor: len(block.rows) for block in page.blocks if isinstance(block, Table)}
+    expected = {"table-base_specs": 15, "table-communication": 10, "table-text_generation": 84, "table-text_generation_tiers-256": 8,
+                "table-text_generation_tiers-512": 8, "table-text_to_image-stable-diffusion-1-5": 6, "table-summary": 8}  # fmt: skip
+    assert {name: sizes[name] for name in expected} == expected
+
+
+def shown_numbers(document: dict[str, Any]) -> dict[str, list[list[str]]]:
+    """Every test value and score of result.json, as a report must show it: table -> rows of texts."""
+    found: dict[str, list[list[str]]] = {}
+    for table in document["scoring"]["tables"]:
+        for row in table["rows"]:
+            wanted = [f"{row['score']:.6g}"] if row["state"] == "scored" else []
+            for column in tables.layout()[table["id"]]:
+                kind, _, metric = column.partition(".")
+                value = row["values"].get(metric, {}).get(kind) if kind in {"test", "base", "actual"} else None
+                wanted += [str(value) if isinstance(value, int) else f"{value:.6g}"] if value is not None else []
+            part = f"-{tables.slug(str(row['label'][table['split']]))}" if table["split"] else ""
+            found.setdefault(f"table-{table['id']}{part}", []).append(wanted)
+    return found
+
+
+@pytest.mark.parametrize("language", words.LANGUAGES)
+def test_html_holds_every_number_of_the_result_cell_by_cell(source: Source, language: str) -> None:
+    cells = Cells(html.render(body.page(source, words.load(language)))).tables
+    checked = 0
+    for name, rows in shown_numbers(source.result).items():
+        there = [row for row in cells[name] if len(row) == max(map(len, cells[name]))][-len(rows) :]
+        for wanted, row in zip(rows, there, strict=True):
+            assert [text for text in wanted if text not in row] == [], (name, row)
+            checked += len(wanted)
+    assert checked > 800
+
+
+def test_docx_holds_the_same_cells(source: Source) -> None:
+    page = body.page(source, words.load("zh"))
+    document = docx.Document(io.BytesIO(word.render(page, source)))
+    ours = [block for block in page.blocks if isinstance(block, Table)] + [
+        block.values for block in page.blocks if isinstance(block, Figure) and block.values
+    ]
+    assert len(document.tables) == len(ours)
+    there = {tuple(cell.text for cell in row.cells) for table in document.tables for row in table.rows}
+    assert [row for table in ours for row in table.rows if row not in there] == []
+
+
+def test_docx_fills_the_template_of_a_lab(source: Source, tmp_path: Path) -> None:
+    template = docx.Document()
+    template.add_paragraph("Lab No. 7: {{ run.chip }} {{ verdict }}")
+    template.add_paragraph("{{p tables.communication }}")
+    template.save(str(tmp_path / "lab.docx"))
+    page = body.page(source, words.load("en"))
+    document = docx.Document(io.BytesIO(word.render(page, source, tmp_path / "lab.docx")))
+    assert "Lab No. 7: synthetic verified" in [paragraph.text for paragraph in document.paragraphs]
+    assert [len(table.rows) for table in document.tables] == [12]
+
+
+@pytest.mark.parametrize("language", words.LANGUAGES)
+def test_pdf_holds_the_numbers_and_the_headings(source: Source, language: str, tmp_path: Path) -> None:
+    page = body.page(source, words.load(language))
+    (tmp_path / "r.pdf").write_bytes(pdf.render(page))
+    done = subprocess.run(["pdftotext", "-layout", str(tmp_path / "r.pdf"), "-"], capture_output=True, text=True, check=True)
+    found = set(done.stdout.split())
+    wanted = {text for rows in shown_numbers(source.result).values() for row in rows for text in row}
+    assert wanted - found == set()
+    flat = "".join(done.stdout.split())
+    assert [block.text for block in page.blocks if isinstance(block, Heading) and "".join(block.text.split()) not in flat] == []
+
+
+def test_hostile_names_are_text(tmp_path: Path) -> None:
+    source = Source(hostile.document(), {}, hostile.MARKUP)
+    clean = Cells(html.render(body.page(Source(synthetic.result().document(), {}), words.load("en"))))
+    for language in words.LANGUAGES:
+        text = html.render(body.page(source, words.load(language)))
+        tags = Cells(text).tags
+        assert tags.count("script") == clean.tags.count("script") == 1
+        assert tags.count("img") == 0
+        assert not re.search("[\x00-\x08\x0b-\x1f\u202a-\u202e\u2066-\u2069]", text)
+        assert "[U+202E]" in text
+    page = body.page(source, words.load("en"))
+    assert pdf.render(page).startswith(b"%PDF")
+    made = docx.Document(io.BytesIO(word.render(page, source)))
+    assert any(hostile.MARKUP in cell.text for table in made.tables for row in table.rows for cell in row.cells)
+    assert any(hostile.TEMPLATE in cell.text for table in made.tables for row in table.rows for cell in row.cells)
+
+
+def test_policy_allows_only_the_page_itself(source: Source) -> None:
+    text = html.render(body.page(source, words.load("en")))
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', text)
+    assert policy
+    assert "default-src 'none'" in policy[1]
+    assert "unsafe" not in policy[1]
+    assert not re.search(r"\sstyle=|\son\w+=|https?://(?!www\.w3\.org/2000/svg)", text)
+
+
+def test_size_of_a_full_report(source: Source) -> None:
+    assert len(html.render(body.page(source, words.load("zh"))).encode()) < 1_000_000
+
+
+def test_compare_marks_what_is_not_comparable(source: Source) -> None:
+    other = json.loads(json.dumps(source.result))
+    other["run"] |= {"run": "other", "chip": "other chip"}
+    other["cases"][20]["fields"]["model"] = {"hidden_size": 1}
+    del other["cases"][30]
+    text = html.render(compare.page([source, Source(other, {})], words.load("en")))
+    cells = Cells(text).tables
+    name = source.result["cases"][20]["id"]
+    assert all("not comparable" in row[-1] for row in cells["table-metrics"] if row[0] == name)
+    assert all(row[-1] == "only in one" for row in cells["table-metrics"] if row[0] == source.result["cases"][30]["id"])
+    assert ["chip", "synthetic", "other chip"] in cells["table-differs"]
+    assert len([row for row in cells["table-rows"] if row[0].endswith("communication")]) == 10
+
+
+def test_markdown_of_the_vendor_is_text() -> None:
+    found = list(markdown(INTRODUCTION))
+    assert [getattr(block, "text", None) or block.lines for block in found] == [
+        "Chip", "A fast chip with 64 cores.", ("one", "two"), "<b>bold</b>",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 3.7), (0.2, 0.21), (5, 5), (1e-9, 1e9)])
+def test_ticks_lie_inside(low: float, high: float) -> None:
+    assert all(low <= tick <= high * (1 + 1e-9) for tick in charts.nice(low, high))
+
+
+def test_command_writes_six_files_and_a_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = builder.build(tmp_path)
+    result = tmp_path / "r.json"
+    result.write_text(json.dumps(synthetic.result().document()))
+    assert main(["report", str(run), str(result), "--out", str(tmp_path / "out")]) == 0
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["compare.html", "compare_zh.html", "report.docx", "report.html", "report.pdf", "report_zh.docx", "report_zh.html", "report_zh.pdf"]
+    assert run.name in (tmp_path / "out/report.html").read_text()
+    capsys.readouterr()
+
+
+BAD = {
+    "missing": (["nothing.json"], "result cannot be read"),
+    "not json": (["{text}"], "result is not JSON"),
+    "not a result": (["{other}"], "key"),
+    "template": (["{result}", "--template", "nothing.docx"], "template does not exist"),
+    "broken template": (["{result}", "--format", "docx", "--template", "{text}"], "template cannot be filled"),
+    "introduction": (["{result}", "--intro", "nothing.md"], "introduction cannot be read"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text").write_text("not json")
+    (tmp_path / "other").write_text("{}")
+    (tmp_path / "result").write_text(json.dumps(synthetic.result().document()))
+    args, said = BAD[name]
+    places = {key: tmp_path / key for key in ("text", "other", "result")}
+    assert main(["report", *(arg.format(**places) for arg in args), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_words_files_are_toml_without_surprises() -> None:
+    for language in words.LANGUAGES:
+        tomllib.loads((words.FOLDER / f"{language}.toml").read_text(encoding="utf-8"))
