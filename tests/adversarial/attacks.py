@@ -5,8 +5,10 @@ changes a finished run. `restated`: the statement is changed and signed again wi
 from __future__ import annotations
 
 import base64
+import importlib
 import json
 import os
+import pkgutil
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,6 +47,14 @@ class Attack:
 
 
 ATTACKS: list[Attack] = []
+
+
+def every() -> tuple[Attack, ...]:
+    """All attacks, those of the modules beside this one too, whichever test was imported first."""
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        if not module.name.startswith("test_"):
+            importlib.import_module(f"tests.adversarial.{module.name}")
+    return tuple(ATTACKS)
 
 
 def attack(rule: str, kind: str, *also: str) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:

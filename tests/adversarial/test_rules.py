@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 
-import tests.adversarial.sampled
-import tests.adversarial.specifications  # noqa: F401 - these register their attacks
 from tests.adversarial import builder, tables
-from tests.adversarial.attacks import ATTACKS, Attack
+from tests.adversarial.attacks import Attack, every
 from tests.conftest import ROOT
 from verify import metrics, replay, table
 
+ATTACKS = every()
 NAMED = re.compile(r"[a-z_]+\.[a-z0-9_]+")
 SCHEMAS = {"cases.schema", "environment.schema", "resolved_plan.schema", "statement.schema"}
 # Rules that refuse nothing, or that other test modules hold: races, numbers too large for a sealed file; others in table/*.toml.
