@@ -1,4 +1,4 @@
-// Checks the seal of a run without any of our Python: node 20 or later, no packages.
+// Checks the seal of a run without any of our Python: node 18 or later, no packages.
 //   node docs/check.mjs RUN [PUBLIC_KEY.pem]     signature, statement, every file, run log, checkpoints
 //   node docs/check.mjs --json FILE...           the strict JSON reader alone: canonical JSON, or REFUSED
 // Without a key it takes the one that lies in the run, which shows that the run is whole, not whose it is. What a claim
@@ -75,7 +75,7 @@ class Reader {
     const found = match.exec(this.text) ?? refuse(`JSON: string expected at ${this.at}`);
     this.at += found[0].length;
     const value = JSON.parse(found[0]);
-    need(value.isWellFormed(), "JSON: half a surrogate pair");
+    need(!LONE.test(value), "JSON: half a surrogate pair");
     return value;
   }
   number() {
@@ -89,6 +89,7 @@ class Reader {
   }
 }
 
+const LONE = /[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/;
 const fold = (key) => key.toUpperCase().toLowerCase();
 
 function integer(text, largest) {
@@ -119,7 +120,7 @@ const byCodePoint = (a, b) => Buffer.compare(Buffer.from(a, "utf-8"), Buffer.fro
 // Sorted keys, no spaces, ASCII escapes; a number with a fraction keeps its text.
 function canonical(value) {
   if (value instanceof Decimal) return value.text;
-  if (typeof value === "string") return ascii(value).replaceAll("\\u007f", "\x7f");
+  if (typeof value === "string") return ascii(value);
   if (Array.isArray(value)) return `[${value.map(canonical).join(",")}]`;
   if (value !== null && typeof value === "object")
     return `{${Object.keys(value).sort(byCodePoint).map((key) => `${canonical(key)}:${canonical(value[key])}`).join(",")}}`;

@@ -105,7 +105,10 @@ def _target(path: Path, run: Path) -> Path:
 
 def _print(result: Result, *, to_stdout: bool, target: Path | None, rows: list[str]) -> None:
     document = result.document()
-    text = json.dumps(document, indent=1, sort_keys=True)
     if target is not None:
-        target.write_text(text + "\n", encoding="utf-8")
-    print(text if to_stdout else table.render(document, rows), flush=True)
+        target.write_text(_text(document) + "\n", encoding="utf-8")
+    print(_text(document) if to_stdout else table.render(document, rows), flush=True)
+
+
+def _text(document: dict[str, Any]) -> str:
+    return json.dumps(document, indent=1, sort_keys=True)
