@@ -17,7 +17,7 @@ from pathlib import Path
 from random import Random
 
 MUTANTS = Path("mutants/verify")
-SPEAKERS = {"error", "warning", "notice", "Refused", "Unchecked", "_Bad"}
+SPEAKERS = {"error", "warning", "notice", "Refused", "Unchecked", "Bad", "Unusable"}
 RULE_ARGUMENTS = 1  # the first argument names the rule; the rest is wording
 KILLED, SURVIVED, UNTESTED, SLOW = (1, 3), (0,), (5, 33), (24, 36, 152, 255, -24)  # exit codes as mutmut keeps them
 ENDS = {code: name for name, codes in (("killed", KILLED), ("survived", SURVIVED), ("untested", UNTESTED), ("timeout", SLOW)) for code in codes}
