@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from kit import __version__, baseline, doctor, image, keys, plan, progress, record, run, seal
+from kit import __version__, baseline, chip, doctor, image, keys, launchers, plan, progress, record, run, seal
 from kit import report as reports
 from kit.errors import FAILED, KitError
 
@@ -39,6 +39,8 @@ def _add_run(commands: Any) -> None:
     sub = commands.add_parser("run", help="run a plan, seal it, and show the scores that verify computes")
     sub.add_argument("--plan", default=run.DEFAULT_PLAN, help="shipped plan or a TOML file (default: %(default)s)")
     sub.add_argument("--chip", default=run.DEFAULT_CHIP, help="folder below images/ (default: %(default)s)")
+    _add_chips(sub)
+    sub.add_argument("--cards", type=_numbers, default=(), metavar="N,N", help="only these accelerators (default: all of the chip)")
     sub.add_argument("--suite", nargs="+", action="extend", default=[], metavar="S", help="only these suites")
     sub.add_argument("--case", metavar="GLOB", help="only cases whose id fits")
     sub.add_argument("--section", choices=plan.SECTIONS, help="only this section of the report")
@@ -52,8 +54,24 @@ def _add_run(commands: Any) -> None:
     sub.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run: cases that are done are kept")
     sub.add_argument("--key", type=Path, metavar="PEM", help="Ed25519 key that signs (default: your own, made on first use)")
     sub.add_argument("--dry-run", action="store_true", help="print cases, image, command lines and estimates; do nothing")
+    sub.add_argument("--launcher", choices=launchers.LAUNCHERS, help="with --dry-run: print what this launcher would be given")
     sub.add_argument("--json", action="store_true", help="print one JSON object on stdout instead of tables")
     sub.set_defaults(act=_run)
+
+
+def _add_chips(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--chips", type=Path, metavar="DIR", help=f"folder with more chips, as {chip.FOLDERS} names it")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """`0,1` as numbers."""
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = (-1,)
+    if min(numbers) < 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of card numbers like 0,1")
+    return numbers
 
 
 def _add_seal(commands: Any) -> None:
@@ -71,6 +89,7 @@ def _add_keygen(commands: Any) -> None:
 
 def _add_doctor(commands: Any) -> None:
     sub = commands.add_parser("doctor", help="what this machine has, what is missing, and the next step")
+    _add_chips(sub)
     sub.add_argument("--json", action="store_true", help="print one JSON object")
     sub.set_defaults(act=_doctor)
 
@@ -78,6 +97,7 @@ def _add_doctor(commands: Any) -> None:
 def _add_image(commands: Any) -> None:
     sub = commands.add_parser("image", help="lock, wheelhouse, build, verify, pin, export or import a chip's image")
     sub.add_argument("action", choices=image.ACTIONS)
+    _add_chips(sub)
     sub.add_argument("chip", metavar="CHIP", help="folder below images/")
     sub.add_argument("path", nargs="?", type=Path, metavar="FILE", help="tar file of export and import")
     sub.set_defaults(act=_image)
@@ -122,6 +142,8 @@ def _options(args: argparse.Namespace) -> run.Options:
         isolation=args.isolation,
         out=args.out,
         resume=args.resume or _shared_run(args.out),
+        cards=args.cards,
+        launcher=args.launcher,
         key=args.key,
     )
 
@@ -148,6 +170,8 @@ def _share_run(out: Path, path: Path) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     options = _options(args)
+    if args.launcher and not args.dry_run:
+        raise KitError("--launcher only prints", next_step="add --dry-run")
     if args.dry_run:
         return reports.print_dry_run(run.dry_run(options), as_json=args.json)
     show = progress.make()
@@ -197,6 +221,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _raise_interrupt)
     try:
         args = _parser().parse_args(argv)
+        if getattr(args, "chips", None):
+            os.environ[chip.FOLDERS] = os.pathsep.join(filter(None, [str(args.chips), os.environ.get(chip.FOLDERS, "")]))
         act: Callable[[argparse.Namespace], int] = args.act
         return act(args)
     except KitError as error:

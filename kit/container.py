@@ -9,93 +9,43 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from docker.types import Mount
+from docker.types import DeviceRequest, Mount, Ulimit
 
-from kit import engine, environment
+from kit import engine, launchers
 from kit.chip import Chip
+from kit.grants import PLAIN_USER, Grants
 from kit.image import ImageIdentity
 from kit.job import Isolation, Job, Outcome
 
-PLAIN_USER = 65532
-WORKER = "/worker.pyz"
-FOLDER = "/case"
-TEMPORARY = "/tmp"  # noqa: S108 - the container's own
 POLL_S = 0.5
 STOP_S = 10
 RUN_LABEL = "chipassay.run"
 
 
-def user() -> str:
-    """uid:gid of the worker: the caller's own, but never root."""
-    return f"{os.geteuid() or PLAIN_USER}:{os.getegid() or PLAIN_USER}"
+def task(reference: str, job: Job) -> launchers.Task:
+    """The attempt as launchers know it."""
+    return launchers.Task(container_name(job), reference, job.archive.path.resolve(), job.folder.resolve())
 
 
-def grants(chip: Chip) -> dict[str, Any]:
-    """What a container of this chip is given; sealed with the run and shown."""
-    has = chip.container
-    return {
-        "network": "none",
-        "read_only": True,
-        "user": user(),
-        "capabilities": has["capabilities"],
-        "security": ["no-new-privileges"],
-        "devices": has["devices"],
-        "groups": has["groups"],
-        "environment": chip.worker_environment(),
-        "pids_limit": has["pids_limit"],
-        "memory_bytes": int(environment.memory_bytes() * has["memory_share"]),
-        "shared_memory_bytes": has["shared_memory_bytes"],
-        "temporary_bytes": has["temporary_bytes"],
-    }
-
-
-def command(chip: Chip, reference: str, job: Job) -> list[str]:
-    """The same container as a docker command line, for people to read and try."""
-    given = grants(chip)
-    flags = ["--rm", "--network", given["network"], "--read-only", "--init", "--user", given["user"], "--cap-drop", "ALL"]
-    flags += [part for name in given["capabilities"] for part in ("--cap-add", name)]
-    flags += [part for name in given["security"] for part in ("--security-opt", name)]
-    flags += [part for name in given["devices"] for part in ("--device", name)]
-    flags += [part for name in given["groups"] for part in ("--group-add", name)]
-    flags += [part for name, value in given["environment"].items() for part in ("--env", f"{name}={value}")]
-    flags += [
-        "--pids-limit",
-        str(given["pids_limit"]),
-        "--memory",
-        str(given["memory_bytes"]),
-        "--shm-size",
-        str(given["shared_memory_bytes"]),
-        "--tmpfs",
-        f"{TEMPORARY}:{_temporary(given)}",
-    ]
-    flags += [
-        "--volume",
-        f"{job.archive.path}:{WORKER}:ro",
-        "--volume",
-        f"{job.folder}:{FOLDER}:rw",
-    ]
-    return ["docker", "run", *flags, reference, *_arguments()]
-
-
-def _temporary(given: dict[str, Any]) -> str:
-    return f"rw,exec,nosuid,nodev,size={given['temporary_bytes']}"
-
-
-def _arguments() -> list[str]:
-    return [WORKER, f"{FOLDER}/case.json", FOLDER]
+def container_name(job: Job) -> str:
+    """Unique on this host."""
+    return f"chipassay-{job.run_name}-{job.case['id']}-{job.attempt}"
 
 
 class ContainerRunner:
     """Runs the worker in the chip's image through the engine's API."""
 
-    def __init__(self, chip: Chip, identity: ImageIdentity) -> None:
+    def __init__(self, chip: Chip, identity: ImageIdentity, given: Grants) -> None:
         self.chip = chip
         self.identity = identity
+        self.given = given
         self.client = engine.connect()
-        self.isolation = Isolation("container", image=identity.sealed(), lock=identity.record["lock"], grants=grants(chip))
+        self.isolation = Isolation(
+            "container", image=identity.sealed(), lock=identity.record["lock"], grants=given.sealed(), cards=given.cards
+        )
 
     def command(self, job: Job) -> list[str]:
-        return command(self.chip, self.identity.reference, job)
+        return launchers.docker(self.chip, self.given, task(self.identity.reference, job))
 
     def run(self, job: Job, tick: Callable[[], None]) -> Outcome:
         _let_write(job.folder)
@@ -112,31 +62,7 @@ class ContainerRunner:
                 container.remove(force=True)
 
     def _request(self, job: Job) -> dict[str, Any]:
-        given = self.isolation.grants
-        return {
-            "image": self.identity.config,
-            "command": _arguments(),
-            "name": f"chipassay-{job.run_name}-{job.case['id']}-{job.attempt}",
-            "labels": {RUN_LABEL: job.run_name},
-            "init": True,
-            "network_mode": given["network"],
-            "read_only": given["read_only"],
-            "user": given["user"],
-            "cap_drop": ["ALL"],
-            "cap_add": given["capabilities"],
-            "security_opt": given["security"],
-            "devices": given["devices"],
-            "group_add": given["groups"],
-            "environment": given["environment"],
-            "pids_limit": given["pids_limit"],
-            "mem_limit": given["memory_bytes"],
-            "shm_size": given["shared_memory_bytes"],
-            "tmpfs": {TEMPORARY: _temporary(given)},
-            "mounts": [
-                Mount(WORKER, str(job.archive.path.resolve()), type="bind", read_only=True),
-                Mount(FOLDER, str(job.folder.resolve()), type="bind"),
-            ],
-        }
+        return request(self.given, task(self.identity.config, job)) | {"labels": {RUN_LABEL: job.run_name}}
 
     def stop_leftovers(self, run_name: str) -> None:
         """Remove containers that a killed kit left running."""
@@ -145,6 +71,46 @@ class ContainerRunner:
                 container.remove(force=True)
         except engine.FAULTS as error:
             raise engine.failed("containers left by an earlier attempt cannot be removed", error) from error
+
+
+def request(given: Grants, task: launchers.Task) -> dict[str, Any]:
+    """The container as the engine's API takes it: the same that launchers.docker spells."""
+    cards = [str(number) for number in given.cards]
+    return {
+        "image": task.image,
+        "command": launchers.ARGUMENTS,
+        "name": task.name,
+        "init": True,
+        "network_mode": given.network,
+        "read_only": given.read_only,
+        "user": given.user,
+        "privileged": given.privileged,
+        "runtime": given.runtime,
+        "cap_drop": ["ALL"],
+        "cap_add": list(given.capabilities),
+        "security_opt": list(given.security),
+        "devices": [f"{node}:{node}:rwm" for node in given.nodes],
+        "device_requests": _device_requests(given, cards),
+        "group_add": list(given.groups),
+        "ulimits": [Ulimit(name=name, soft=value, hard=value) for name, value in given.ulimits.items()],
+        "environment": given.environment,
+        "pids_limit": given.pids_limit,
+        "mem_limit": given.memory_bytes,
+        "shm_size": given.shared_memory_bytes,
+        "tmpfs": {launchers.TEMPORARY: launchers.temporary(given)},
+        "mounts": _mounts(given, task),
+    }
+
+
+def _device_requests(given: Grants, cards: list[str]) -> list[DeviceRequest]:
+    if given.cdi:
+        return [DeviceRequest(driver="cdi", device_ids=list(given.cdi))]
+    return [DeviceRequest(device_ids=cards, capabilities=[["gpu"]])] if given.way == "request" and cards else []
+
+
+def _mounts(given: Grants, task: launchers.Task) -> list[Mount]:
+    wanted = [*((path, path, "ro") for path in given.mounts), *task.mounts]
+    return [Mount(target, source, type="bind", read_only=mode == "ro") for source, target, mode in wanted]
 
 
 def _let_write(folder: Path) -> None:

@@ -54,9 +54,14 @@ def reference(product: chip.Chip) -> str:
     return f"chipassay/{product.id}:{recipe.load(product).sha256()[:12]}"
 
 
+def planned_reference(product: chip.Chip) -> str:
+    """The same for a dry run, which may go ahead of the recipe."""
+    return reference(product) if recipe.exists(product) else f"chipassay/{product.id}:not-written-yet"
+
+
 def is_built(product: chip.Chip) -> bool:
     """Whether this machine has built or imported the image of today's recipe."""
-    return _record_path(product).is_file()
+    return recipe.exists(product) and _record_path(product).is_file()
 
 
 def _record_path(product: chip.Chip) -> Path:
@@ -202,7 +207,7 @@ def _do_lock(product: chip.Chip, _: Path | None) -> str:
     for index, path in enumerate(made.locks):
         _compile(made, path, ["--find-links", found] if found and index == 0 else [])
     written = [*made.locks, *([base.write_lock(made)] if "debian" in made.base else [])]
-    return "\n".join(f"wrote {path.relative_to(root())}" for path in written)
+    return "\n".join(f"wrote {chip.shown(path)}" for path in written)
 
 
 def _compile(made: recipe.Recipe, path: Path, extra: list[str]) -> None:

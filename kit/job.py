@@ -42,6 +42,7 @@ class Isolation:
     lock: dict[str, Any] | None = None
     grants: dict[str, Any] = field(default_factory=dict)
     packages: dict[str, Any] | None = None
+    cards: tuple[int, ...] = ()
 
 
 class Runner(Protocol):

@@ -9,11 +9,12 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit import archive, container, engine, environments, image
+from kit import archive, container, engine, environments, grants, host, image, launchers
 from kit.chip import Chip
 from kit.errors import ENVIRONMENT, KitError
 from kit.job import Isolation, Job, Outcome, Runner
@@ -91,36 +92,53 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def choose(wanted: str, plan: Plan, chip: Chip, say: Say) -> Runner:
+def cards(chip: Chip, numbers: Sequence[int]) -> tuple[host.Card, ...]:
+    """The chosen cards of the chip; KitError where the chip or a card is not here."""
+    found = host.look(chip)
+    host.require(found)
+    return host.choose(found, numbers)
+
+
+def choose(wanted: str, plan: Plan, chip: Chip, chosen: Sequence[host.Card], say: Say) -> Runner:
     """The runner for `--isolation auto|container|none`, or `environment` for a run that was opened in one.
 
     `auto` falls back from a container to the locked environment only where no engine answers or no base can be had, and
     only for plans that do not require a container (design.md section 6).
     """
     if wanted == "none":
-        return _bare(plan, chip)
+        return _bare(plan, chip, chosen)
     if wanted == "environment":
-        return _locked(chip, "the run was opened in an environment", say)
+        return _locked(chip, chosen, "the run was opened in an environment", say)
     try:
-        return container.ContainerRunner(chip, image.ensure(chip, say))
+        return container.ContainerRunner(chip, image.ensure(chip, say), grants.of(chip, chosen))
     except KitError as error:
         if wanted == "container" or plan.container_required or error.exit_code != ENVIRONMENT:
             raise
         say(f"NO CONTAINER: {error}")
-        return _locked(chip, str(error), say)
+        return _locked(chip, chosen, str(error), say)
 
 
-def _locked(chip: Chip, reason: str, say: Say) -> Runner:
+def _locked(chip: Chip, chosen: Sequence[host.Card], reason: str, say: Say) -> Runner:
     say("the run uses an isolated environment made from the hash-pinned lock; the seal and every report say so")
     made = environments.prepare(chip, say)
-    return ProcessRunner(made.python, Isolation("environment", reason=reason, lock=made.lock), chip.worker_environment())
+    isolation = Isolation("environment", reason=reason, lock=made.lock, cards=_numbers(chosen))
+    return ProcessRunner(made.python, isolation, _variables(chip, chosen))
 
 
-def _bare(plan: Plan, chip: Chip) -> Runner:
+def _bare(plan: Plan, chip: Chip, chosen: Sequence[host.Card]) -> Runner:
     if plan.official or plan.container_required:
         raise KitError("plan needs a container", where=f"plan {plan.name}", next_step="leave out --isolation none")
-    isolation = Isolation("none", reason="asked for with --isolation none", packages=environments.compare(chip))
-    return ProcessRunner(Path(sys.executable), isolation, chip.worker_environment())
+    reason = "asked for with --isolation none"
+    isolation = Isolation("none", reason=reason, packages=environments.compare(chip), cards=_numbers(chosen))
+    return ProcessRunner(Path(sys.executable), isolation, _variables(chip, chosen))
+
+
+def _variables(chip: Chip, chosen: Sequence[host.Card]) -> dict[str, str]:
+    return chip.worker_environment() | (chip.visible(_numbers(chosen)) if chosen else {})
+
+
+def _numbers(chosen: Sequence[host.Card]) -> tuple[int, ...]:
+    return tuple(card.number for card in chosen)
 
 
 def shown(command: list[str]) -> str:
@@ -128,16 +146,37 @@ def shown(command: list[str]) -> str:
     return shlex.join(command)
 
 
-def preview(wanted: str, plan: Plan, chip: Chip, case: dict[str, Any], out: Path) -> tuple[str, str | None, list[str]]:
-    """(isolation, image reference, command) that a case would get, without building or starting anything."""
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where a dry run pretends to be: isolation, cards by number (none: those that are here), launcher (none: what a run would use)."""
+
+    isolation: str
+    numbers: tuple[int, ...] = ()
+    launcher: str | None = None
+
+
+def preview(site: Site, plan: Plan, chip: Chip, case: dict[str, Any], out: Path) -> tuple[str, str | None, str]:
+    """(isolation, image reference, command or request) that a case would get, without building or starting anything."""
     folder = out.resolve() / "RUN/evidence/cases" / case["id"] / "attempt-1"
     job = Job("RUN", case, 1, folder, archive.planned())
-    kind = _expected_kind(wanted, plan)
-    if kind == "container":
-        reference = image.reference(chip)
-        return kind, reference, container.command(chip, reference, job)
+    kind = "container" if site.launcher not in {None, "bare"} else _expected_kind(site.isolation, plan)
+    if site.launcher or kind == "container":
+        launcher = site.launcher or "docker"
+        given = grants.of(chip, planned_cards(chip, site.numbers), launchers.way(chip, launcher))
+        reference = image.planned_reference(chip)
+        made = launchers.LAUNCHERS[launcher](chip, given, container.task(reference, job))
+        return kind, reference if kind == "container" else None, launchers.text(made, shown)
     python = Path(sys.executable) if kind == "none" else environments.python_path(chip)
-    return kind, None, ProcessRunner(python, Isolation(kind), {}).command(job)
+    return kind, None, shown(ProcessRunner(python, Isolation(kind), {}).command(job))
+
+
+def planned_cards(chip: Chip, numbers: Sequence[int]) -> tuple[host.Card, ...]:
+    """The chosen cards; on a host that has none of the chip, the numbers are taken at their word, or card 0."""
+    found = host.look(chip)
+    if found.here or not chip.detection:
+        return host.choose(found, numbers)
+    patterns = chip.container.get("nodes_per_card", [])
+    return tuple(host.Card(number, None, host.planned_nodes(patterns, number)) for number in numbers or (0,))
 
 
 def _expected_kind(wanted: str, plan: Plan) -> str:

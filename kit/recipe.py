@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kit.chip import Chip, read_toml
+from kit.errors import KitError
 from kit.wheelhouse import Target
 from verify.data import root
 
@@ -57,6 +58,13 @@ class Recipe:
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+def exists(chip: Chip) -> bool:
+    """Whether somebody has written how the chip's image is made."""
+    return (chip.folder / "image.toml").is_file()
+
+
 def load(chip: Chip) -> Recipe:
-    """The recipe of a chip's image; KitError where its file does not fit the schema."""
+    """The recipe of a chip's image; KitError where there is none or its file does not fit the schema."""
+    if not exists(chip):
+        raise KitError(f"chip '{chip.id}' has no image yet", where=str(chip.folder), next_step="write image.toml: docs/bring-up.md")
     return Recipe(read_toml(chip.folder / "image.toml", "image"), chip.folder)

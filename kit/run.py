@@ -37,6 +37,8 @@ class Options:
     isolation: str = "auto"
     out: Path = Path("runs")
     resume: Path | None = None
+    cards: tuple[int, ...] = ()
+    launcher: str | None = None
     key: Path | None = None
 
 
@@ -70,9 +72,10 @@ def dry_run(options: Options) -> list[dict[str, Any]]:
     """Per case what would be done: id, suite, image, command, estimate in seconds (None when never run here)."""
     resolved = plan.from_run(_plan_file(options.resume)) if options.resume else plan.load(options.plan)
     made = chip.load(options.chip)
+    site = launch.Site(options.isolation, options.cards, options.launcher)
     rows = []
     for case in plan.select(resolved, options.suites, options.case, options.section):
-        kind, image_name, command = launch.preview(options.isolation, resolved, made, case, options.out)
+        kind, image_name, command = launch.preview(site, resolved, made, case, options.out)
         rows.append(
             {
                 "case": case["id"],
@@ -80,7 +83,7 @@ def dry_run(options: Options) -> list[dict[str, Any]]:
                 "section": case["section"],
                 "isolation": kind,
                 "image": image_name,
-                "command": launch.shown(command),
+                "command": command,
                 "estimate_s": history.estimate_s(case, kind),
                 "time_limit_s": case["time_limit_s"],
             }
@@ -110,13 +113,14 @@ def _session(options: Options, show: progress.Progress) -> Iterator[Session]:
     if options.resume:
         run = check_run(options.resume)
         resolved = plan.from_run(_plan_file(run))
-        chip_id, wanted = _as_opened(run)
+        chip_id, wanted, numbers = _as_opened(run)
     else:
-        resolved, chip_id, wanted = plan.load(options.plan), options.chip, options.isolation
+        resolved, chip_id, wanted, numbers = plan.load(options.plan), options.chip, options.isolation, options.cards
         plan.select(resolved, options.suites, options.case, options.section)
         _check_out(options.out)
     product = chip.load(chip_id)
-    runner = launch.choose(wanted, resolved, product, show.say)
+    chosen = launch.cards(product, numbers)
+    runner = launch.choose(wanted, resolved, product, chosen, show.say)
     if options.resume is None:
         run = _new_run(options.out, resolved, product.id)
     log = _open_log(run, resolved, product, key, runner, made, resumed=options.resume is not None)
@@ -145,11 +149,11 @@ def _plan_file(run: Path) -> Path:
     return check_run(run) / "evidence/plan.json"
 
 
-def _as_opened(run: Path) -> tuple[str, str]:
-    """Chip id and --isolation value with which the run was opened: a run never changes them."""
+def _as_opened(run: Path) -> tuple[str, str, tuple[int, ...]]:
+    """Chip id, --isolation value and cards with which the run was opened: a run never changes them."""
     facts = loads((run / "evidence/environment.json").read_bytes())
     wanted = {"container": "container", "environment": "environment", "none": "none"}[facts["isolation"]["kind"]]
-    return facts["chip"]["id"], wanted
+    return facts["chip"]["id"], wanted, tuple(facts["chip"]["cards"])
 
 
 def _check_out(out: Path) -> None:
@@ -253,7 +257,7 @@ def _facts(product: chip.Chip, isolation: job.Isolation, made: archive.Archive) 
     return {
         "schemaVersion": 1,
         "host": environment.host(),
-        "chip": {"id": product.id, "status": product.status},
+        "chip": {"id": product.id, "status": product.status, "parts": product.parts, "cards": list(isolation.cards)},
         "kit": {
             "version": __version__,
             "worker": {"sha256": made.sha256},

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from kit import lock
+from kit.chip import shown
 from kit.errors import ENVIRONMENT, KitError
 from kit.files import cache_folder, sha256_file, write_atomic
 from verify.data import root
@@ -101,7 +102,7 @@ class _UnavailableError(KitError):
 
 def _prepare(path: Path, source_only: Sequence[str], target: Target, say: Say) -> Wheelhouse:
     pins = lock.read(path)
-    name = str(path.relative_to(root()))
+    name = shown(path)
     folder = cache_folder() / "wheelhouse" / sha256_file(path)[:16]
     with exclusive(folder):
         if not (folder / "record.json").is_file():

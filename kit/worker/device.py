@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import os
 import platform
@@ -17,6 +18,8 @@ def choose(local_rank: int) -> torch.device:
     wanted = os.environ["CHIPASSAY_DEVICE"]
     if wanted == "cpu":
         return torch.device("cpu")
+    if package := os.environ.get("CHIPASSAY_IMPORT"):  # a package that torch does not load by itself
+        importlib.import_module(package)
     found = torch.accelerator.current_accelerator(check_available=True)
     if found is None or found.type != wanted:
         raise RuntimeError(f"the chip is a '{wanted}' to torch, which sees {found}")
@@ -31,8 +34,11 @@ def synchronize(device: torch.device) -> None:
 
 
 def backend(device: torch.device) -> str:
-    """The collective library that torch prefers for the device."""
-    return torch.distributed.get_default_backend_for_device(device.type)
+    """The collective library that torch prefers for the device; the chip's own word where torch has no opinion."""
+    try:
+        return torch.distributed.get_default_backend_for_device(device.type)
+    except (AttributeError, ValueError, AssertionError):
+        return os.environ["CHIPASSAY_COLLECTIVE"]
 
 
 def name(device: torch.device) -> str:
