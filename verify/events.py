@@ -1,18 +1,14 @@
-"""Events as the worker wrote them: common kinds, blocks of lines to events, and the order that events of a rank keep.
+"""Events as the worker wrote them: common kinds, one line to one event, and the order that events of a rank keep.
 
-What a line says is what the strict JSON reader and msgspec both take: no key twice, no unknown kind or field, no wrong
-type. Blocks go through msgspec alone where counting shows that the strict reader would take every line of them
-(docs/design/replay.md). A measured number is the double nearest to its text; `exact` is what `repr` writes of it.
+A line holds what the strict JSON reader and msgspec both take: no key twice, no unknown kind or field, no wrong type.
+A measured number is the double nearest to its text; `exact` is the rational that `repr` writes of it.
 """
 
 from __future__ import annotations
 
 import functools
-import io
 import operator
 import re
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -98,7 +94,8 @@ def _hook(kind: Any, value: Any) -> Any:
 
 
 @functools.cache
-def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
+def decoder(kind: Any) -> msgspec.json.Decoder[Any]:
+    """Msgspec's decoder of one line; takes the last of keys that stand twice."""
     return msgspec.json.Decoder(kind, dec_hook=_hook, float_hook=rational)
 
 
@@ -106,68 +103,10 @@ def parse(line: bytes, kind: Any, where: str) -> Event:
     """One event of type `kind` (from `union`) by the strict reader, or Refused."""
     loads(line, where, real=double, beyond=double)
     try:
-        event: Event = _decoder(kind).decode(line)
+        event: Event = decoder(kind).decode(line)
     except (msgspec.DecodeError, Bad) as bad:
         raise Refused("events.schema", where, "an event of the suite with exactly its fields", str(bad)) from None
     return event
-
-
-def _quotes(kind: type[Event]) -> int | None:
-    """Quotation marks in a line of this kind, or None where a field may hold free text, a map or nothing instead of text."""
-    count = 0
-    for field in msgspec.structs.fields(kind):
-        text = _text_quotes(msgspec.inspect.type_info(field.type))
-        if text is None:
-            return None
-        count += 2 + text
-    return count + 4  # the tag, key and value
-
-
-def _text_quotes(kind: msgspec.inspect.Type) -> int | None:
-    match kind:
-        case msgspec.inspect.IntType() | msgspec.inspect.FloatType() | msgspec.inspect.BoolType() | msgspec.inspect.NoneType():
-            return 0
-        case msgspec.inspect.LiteralType(values) if all(isinstance(value, str) for value in values):
-            return 2
-        case msgspec.inspect.ListType(item_type=item) if _text_quotes(item) == 0:
-            return 0
-        case msgspec.inspect.UnionType(types) if all(_text_quotes(one) == 0 for one in types):
-            return 0
-    return None
-
-
-class Lines:
-    """Turns blocks of whole lines into the events of one suite; without `fast`, line by line by the strict reader."""
-
-    def __init__(self, kinds: tuple[type[Event], ...], *, fast: bool = True) -> None:
-        self._kind = union(kinds)
-        self._quotes = {kind: _quotes(kind) for kind in (*COMMON, *kinds)}
-        self._fast = fast
-
-    def events(self, block: bytes, path: str, first: int) -> list[Event]:
-        """Every event of a block that begins with line number `first`; Refused at the first line that is none."""
-        found = self._quick(block, path, first) if self._fast else None
-        return found if found is not None else self._slow(block.split(b"\n")[:-1], path, first)
-
-    def _slow(self, lines: Iterable[bytes], path: str, first: int) -> list[Event]:
-        return [parse(line, self._kind, f"{path}:{number}") for number, line in enumerate(lines, start=first)]
-
-    def _quick(self, block: bytes, path: str, first: int) -> list[Event] | None:
-        """The events, where no key can hide: a key needs quotation marks, and every mark is accounted for; else None."""
-        try:
-            events = list(map(_decoder(self._kind).decode, io.BytesIO(block)))
-        except (msgspec.DecodeError, UnicodeError, RecursionError, Bad):
-            return None
-        if b"\\" in block:
-            return None
-        counts = Counter(map(type, events))
-        expected = sum(count * (self._quotes[kind] or 0) for kind, count in counts.items())
-        if free := {kind for kind in counts if self._quotes[kind] is None}:
-            lines = block.split(b"\n")
-            for index in [index for index, event in enumerate(events) if type(event) in free]:
-                events[index] = parse(lines[index], self._kind, f"{path}:{first + index}")
-                expected += lines[index].count(b'"')
-        return events if block.count(b'"') == expected else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from verify import metrics
-from verify.events import Attempt, Event, Lines, check_end, check_follows, check_order, check_start
+from verify.events import Attempt, Event, check_end, check_follows, check_order, check_start
 from verify.files import Evidence, Seen, Source
 from verify.findings import Finding, Refused
+from verify.lines import Lines
 
 WORKERS = 4  # each holds some 40 MB; more would not keep the whole below 300 MB
 SERIAL_BYTES = 16 * 2**20  # below this, starting processes costs more than it saves

@@ -52,7 +52,7 @@ class Recorder:
 
     def event(self, kind: str, t: int | None = None, /, **fields: Any) -> None:
         """Record one event at `t` (now by default); `t` never goes back."""
-        line = (self._encode({"t": self.now() if t is None else t, "e": kind, **fields}) + "\n").encode()
+        line = (self._encode({"e": kind, "t": self.now() if t is None else t, **fields}) + "\n").encode()
         with self._lock:
             if self._size + len(line) > SEGMENT_BYTES:
                 self._next_segment()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
 from operator import add
-from typing import Literal
+from typing import Literal, cast
 
 from verify.events import Environment, Event, Model, Natural, Positive, Sha256, exact
 from verify.findings import Finding, Refused, error
@@ -124,8 +124,10 @@ class Measured:
 
 def condense(case: Case, rank: int, events: list[Event]) -> Part:
     """The block's steps as columns; single steps are checked here."""
-    part = Part([event for event in events if type(event) is not Step])
-    steps: list[Step] = [event for event in events if type(event) is Step] if part.others else events  # type: ignore[assignment]
+    others = [event for event in events if type(event) is not Step]
+    part, steps = Part(others), cast("list[Step]", events)
+    if others:
+        steps = [event for event in events if type(event) is Step]
     if steps:
         _columns(case, part, steps, f"{case['id']}: rank {rank}")
     return part

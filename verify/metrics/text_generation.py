@@ -129,18 +129,20 @@ def condense(case: Case, rank: int, events: list[Event]) -> list[Event | Chunks]
     found: list[Event | Chunks] = []
     under_way: dict[int, Chunks] = {}
     for event in events if rank == 0 else []:
-        if not isinstance(event, Tokens):
+        if type(event) is not Tokens:
             found.append(event)
             if isinstance(event, Submit | Finish):
                 under_way.pop(event.request, None)
-        elif chunks := under_way.get(event.request):
-            chunks.last_ns = event.t
-            chunks.later_tokens += len(event.ids)
-            chunks.largest = max(chunks.largest, *event.ids)
+            continue
+        ids, chunks = event.ids, under_way.get(event.request)
+        largest = ids[0] if len(ids) == 1 else max(ids)
+        if chunks is None:
+            under_way[event.request] = chunks = Chunks(event.request, event.t, event.t, len(ids), 0, largest)
+            found.append(chunks)
         else:
-            made = Chunks(event.request, event.t, event.t, len(event.ids), 0, max(event.ids))
-            under_way[event.request] = made
-            found.append(made)
+            chunks.last_ns = event.t
+            chunks.later_tokens += len(ids)
+            chunks.largest = max(chunks.largest, largest)
     return found
 
 
