@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from kit import __version__, baseline, chip, doctor, image, keys, launchers, plan, progress, record, run, seal
+from kit import __version__, baseline, chip, doctor, image, keys, launchers, pack, plan, progress, record, run, seal
 from kit import report as reports
 from kit.errors import FAILED, KitError
 
@@ -30,7 +30,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"chipassay {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-    for add in (_add_run, _add_seal, _add_keygen, _add_doctor, _add_image, _add_baseline, _add_report):
+    for add in (_add_run, _add_seal, _add_pack, _add_keygen, _add_doctor, _add_image, _add_baseline, _add_report):
         add(commands)
     return parser
 
@@ -79,6 +79,13 @@ def _add_seal(commands: Any) -> None:
     sub.add_argument("run", type=Path, metavar="RUN")
     sub.add_argument("--key", type=Path, metavar="PEM", help="Ed25519 key that signs (default: your own)")
     sub.set_defaults(act=_seal)
+
+
+def _add_pack(commands: Any) -> None:
+    sub = commands.add_parser("pack", help="write a sealed run as one file for the lab: RUN.tar.zst")
+    sub.add_argument("run", type=Path, metavar="RUN")
+    sub.add_argument("--out", type=Path, metavar="FILE", help="where the archive goes (default: beside the run)")
+    sub.set_defaults(act=_pack)
 
 
 def _add_keygen(commands: Any) -> None:
@@ -190,6 +197,11 @@ def _seal(args: argparse.Namespace) -> int:
     finally:
         log.close()
     return reports.show_scores(path, run.result_path(path), as_json=False)
+
+
+def _pack(args: argparse.Namespace) -> int:
+    print(pack.pack(run.check_run(args.run), args.out))
+    return 0
 
 
 def _keygen(args: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from verify import policy, profile, table
+from verify import archive, policy, profile, table
 from verify.findings import Refused, Unchecked
 from verify.replay import replay
 from verify.result import Result
@@ -33,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Replay a sealed run: check seal, log and files, and recompute every score.",
         epilog="exit code: 0 verified, 1 refused, 2 could not check",
     )
-    parser.add_argument("run", metavar="RUN", type=Path, help="run directory")
+    parser.add_argument("run", metavar="RUN", type=Path, help="run directory, or RUN.tar.zst as `kit pack` writes it")
     parser.add_argument(
         "--policy", metavar="FILE|self", help="trust policy; `self` takes the run's own key and shows integrity, not origin"
     )
@@ -71,21 +71,24 @@ def _verify(argv: list[str]) -> int:
     if argv[:1] == ["audit"]:
         raise Unchecked("audits cannot be verified yet", next_step="verify the run itself: python -m verify RUN")
     options = _parser().parse_args(argv)
-    _refuse_what_is_not_there_yet(options)
     target = None if options.json in {None, "-"} else _target(Path(options.json), options.run)
     profile.load(options.profile)
     packs = [baseline.read(path) for path in options.baseline or []]
-    result = replay(options.run, options.policy, _time(options.at))
+    result = _replayed(options)
     attach(result, options.profile, options.against, packs)
     _print(result, to_stdout=options.json == "-", target=target, rows=options.rows or [])
     return result.exit_code
 
 
-def _refuse_what_is_not_there_yet(options: argparse.Namespace) -> None:
-    if options.run.name.endswith(".tar.zst"):
-        raise Unchecked(
-            "packed runs cannot be read yet", where=str(options.run), next_step="unpack it: tar --zstd -xf, then name the folder"
-        )
+def _replayed(options: argparse.Namespace) -> Result:
+    """The run in a folder, or unpacked from an archive; an archive that breaks a rule is refused like a run."""
+    if not options.run.name.endswith(archive.SUFFIX) or options.run.is_dir():
+        return replay(options.run, options.policy, _time(options.at))
+    try:
+        with archive.unpacked(options.run) as run:
+            return replay(run, options.policy, _time(options.at))
+    except Refused as bad:
+        return Result(findings=[bad.finding])
 
 
 def _time(text: str | None) -> Any:

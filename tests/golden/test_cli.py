@@ -18,6 +18,7 @@ COMMANDS = {
     "kit-help": ["kit", "--help"],
     "kit-run-help": ["kit", "run", "--help"],
     "kit-seal-help": ["kit", "seal", "--help"],
+    "kit-pack-help": ["kit", "pack", "--help"],
     "kit-image-help": ["kit", "image", "--help"],
     "kit-report-help": ["kit", "report", "--help"],
     "kit-baseline-help": ["kit", "baseline", "--help"],
@@ -91,11 +92,12 @@ BAD = {
     ("kit", "run", "--chip", "ascend"): (3, "no accelerator of chip 'ascend' is here"),
     ("kit", "run", "--chips", "nowhere"): (2, "folder of chips does not exist (nowhere)"),
     ("kit", "seal", "docs"): (2, "not a run directory (docs)"),
+    ("kit", "pack", "docs"): (2, "not a run directory (docs)"),
     ("kit", "report", "nothing.json"): (2, "result cannot be read (nothing.json)"),
     ("kit", "nonsense"): (2, "invalid choice: 'nonsense'"),
     ("verify", "docs"): (2, "not a run directory"),
     ("verify", "nowhere"): (2, ""),
-    ("verify", "run.tar.zst"): (2, ""),
+    ("verify", "run.tar.zst"): (2, "packed run cannot be read (run.tar.zst)"),
 }
 
 
