@@ -53,6 +53,7 @@ def _add_run(commands: Any) -> None:
     sub.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where run directories go (default: %(default)s)")
     sub.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run: cases that are done are kept")
     sub.add_argument("--key", type=Path, metavar="PEM", help="Ed25519 key that signs (default: your own, made on first use)")
+    sub.add_argument("--challenge", type=Path, metavar="FILE", help="a lab's challenge that the run answers")
     sub.add_argument("--dry-run", action="store_true", help="print cases, image, command lines and estimates; do nothing")
     sub.add_argument("--launcher", choices=launchers.LAUNCHERS, help="with --dry-run: print what this launcher would be given")
     sub.add_argument("--json", action="store_true", help="print one JSON object on stdout instead of tables")
@@ -152,6 +153,7 @@ def _options(args: argparse.Namespace) -> run.Options:
         cards=args.cards,
         launcher=args.launcher,
         key=args.key,
+        challenge=args.challenge,
     )
 
 

@@ -15,9 +15,10 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from kit import __version__, archive, chip, environment, history, job, keys, launch, plan, progress, record, seal, telemetry
+from kit import __version__, archive, challenge, chip, environment, history, job, keys, launch, plan, progress, record, seal, telemetry
 from kit.errors import ENVIRONMENT, FAILED, KitError
 from kit.files import sync_folder, write_atomic
+from verify.challenge import handed
 from verify.strict import canonical, loads
 
 DEFAULT_PLAN = "smoke"
@@ -40,6 +41,7 @@ class Options:
     cards: tuple[int, ...] = ()
     launcher: str | None = None
     key: Path | None = None
+    challenge: Path | None = None
 
 
 @dataclass(slots=True)
@@ -54,6 +56,7 @@ class Session:
     archive: archive.Archive
     show: progress.Progress
     chip: chip.Chip
+    asked: challenge.Challenge | None
 
 
 class Interrupted(KitError):
@@ -118,17 +121,29 @@ def _session(options: Options, show: progress.Progress) -> Iterator[Session]:
         resolved, chip_id, wanted, numbers = plan.load(options.plan), options.chip, options.isolation, options.cards
         plan.select(resolved, options.suites, options.case, options.section)
         _check_out(options.out)
+    asked = _asked(options, resolved, chip_id)
     product = chip.load(chip_id)
     chosen = launch.cards(product, numbers)
     runner = launch.choose(wanted, resolved, product, chosen, show.say)
     if options.resume is None:
         run = _new_run(options.out, resolved, product.id)
-    log = _open_log(run, resolved, product, key, runner, made, resumed=options.resume is not None)
+    log = _open_log(run, resolved, product, key, runner, made, asked, resumed=options.resume is not None)
     show.say(f"run {run}")
     try:
-        yield Session(run, resolved, log, key, runner, made, show, product)
+        yield Session(run, resolved, log, key, runner, made, show, product, asked)
     finally:
         log.close()
+
+
+def _asked(options: Options, resolved: plan.Plan, chip_id: str) -> challenge.Challenge | None:
+    """The challenge that the run answers: given now and fitting, or the one with which it was opened."""
+    if options.resume:
+        return challenge.of_run(options.resume, options.challenge)
+    if options.challenge is None:
+        return None
+    asked = challenge.load(options.challenge)
+    challenge.check(asked, resolved, chip_id, datetime.datetime.now(datetime.UTC))
+    return asked
 
 
 def check_run(run: Path) -> Path:
@@ -201,11 +216,12 @@ def _open_log(
     key: Ed25519PrivateKey,
     runner: job.Runner,
     made: archive.Archive,
+    asked: challenge.Challenge | None,
     *,
     resumed: bool,
 ) -> record.RunLog:
     if not resumed:
-        return _open_new(run, resolved, product, key, runner, made)
+        return _open_new(run, resolved, product, key, runner, made, asked)
     log = record.RunLog(run, key)
     if log.entries[0]["worker_sha256"] != made.sha256:
         log.close()
@@ -234,9 +250,15 @@ def _open_new(
     key: Ed25519PrivateKey,
     runner: job.Runner,
     made: archive.Archive,
+    asked: challenge.Challenge | None,
 ) -> record.RunLog:
     evidence = run / "evidence"
     evidence.mkdir(parents=True)
+    names = ["plan.json", "environment.json"]
+    if asked is not None:
+        challenge.remember(asked, run.name)
+        write_atomic(evidence / challenge.FILE, asked.data)
+        names.append(challenge.FILE)
     write_atomic(evidence / "plan.json", resolved.to_bytes())
     write_atomic(evidence / "environment.json", canonical(_facts(product, runner.isolation, made)) + b"\n")
     log = record.RunLog(run, key)
@@ -247,8 +269,9 @@ def _open_new(
         kit_version=__version__,
         worker_sha256=made.sha256,
         isolation=runner.isolation.kind,
+        challenge_sha256=asked.made.sha256 if asked else None,
     )
-    for name in ("plan.json", "environment.json"):
+    for name in names:
         log.append_file(evidence / name)
     return log
 
@@ -289,7 +312,7 @@ def _attempt(session: Session, case: plan.Case, number: int) -> tuple[str, str |
     folder = session.run / "evidence/cases" / case["id"] / f"attempt-{number}"
     session.log.append("case-start", case=case["id"], attempt=number)
     folder.mkdir(parents=True)
-    write_atomic(folder / "case.json", canonical({"case": case, "attempt": number}) + b"\n")
+    write_atomic(folder / "case.json", canonical(handed(case, number, session.asked.made if session.asked else None)) + b"\n")
     task = job.Job(session.run.name, case, number, folder, session.archive)
     state: str = "interrupted"
     reason: str | None = "stopped by the user"

@@ -67,6 +67,7 @@ def _statement(log: RunLog, plan: Plan, states: list[dict[str, Any]], claims: li
     opened = log.entries[0]
     predicate = {
         "run": log.run.name,
+        "challenge": None if opened["challenge_sha256"] is None else {"sha256": opened["challenge_sha256"]},
         "plan": {"name": plan.name, "sha256": plan.sha256()},
         "chip": environment["chip"]["id"],
         "kit": environment["kit"],

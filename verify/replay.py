@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from verify import chain, complete, envelope, policy, runlog, statement, statements, tree
+from verify import chain, challenge, complete, envelope, policy, runlog, statement, statements, tree
 from verify.files import Evidence
 from verify.findings import Finding, Refused, Unchecked, error, warning
 from verify.result import Result
@@ -36,6 +36,7 @@ class _Replay:
     result: Result = field(default_factory=Result)
     signer: envelope.PublicKey | None = None
     stated: statements.Statement | None = None
+    asked: statements.Statement | None = None
     listed: dict[str, str] = field(default_factory=dict)
     log: runlog.Log = field(default_factory=runlog.Log)
     evidence: Evidence = field(init=False)
@@ -112,6 +113,7 @@ def _top(run: Path) -> Iterator[Finding]:
 def _seal(state: _Replay) -> None:
     """Keys, envelope, policy, statement."""
     state.signer = state.attempt(lambda: envelope.load_key(state.evidence.read("signer.pub.pem"), "evidence/signer.pub.pem"))
+    state.asked = state.attempt(lambda: challenge.read(state.evidence))
     sealed: envelope.Envelope | None = state.attempt(lambda: _envelope(state.run))
     if sealed is None:
         return
@@ -133,7 +135,11 @@ def _trusted(state: _Replay, signed: list[str]) -> Iterator[Finding]:
     if not state.trust.named(signed):
         yield warning("origin.unchecked", ENVELOPE, "a key that a policy names", "only the run's own key")
         return
-    yield from state.trust.judge(statement.KIND, signed, state.when)
+    if state.asked is not None:
+        yield from challenge.trusted(state.evidence.read(challenge.FILE), state.trust, state.when)
+        yield from challenge.vendor(state.asked, {named.party for named in state.trust.counted(statement.KIND, signed, state.when)})
+    unbound = list(challenge.unbound(state.trust, statement.KIND, state.asked))
+    yield from unbound or state.trust.judge(statement.KIND, signed, state.when, challenge.parties(state.asked))
 
 
 def _origin(trust: policy.Policy, signed: list[str]) -> str:
@@ -169,6 +175,7 @@ def _log(state: _Replay) -> None:
     state.add(runlog.checkpoints(folder, state.log, origin, state.signer))
     if state.said:
         state.add(runlog.bound(state.log, state.said["log"]))
+        state.add(challenge.bound(state.asked, state.said, state.log))
         state.add(statement.against_log(state.said, state.log))
         state.add(statement.named(state.said, state.run.name))
 

@@ -48,6 +48,7 @@ class Open(Entry, frozen=True, tag="open"):
     kit_version: str
     worker_sha256: Sha256
     isolation: Literal["container", "environment", "none"]
+    challenge_sha256: Sha256 | None
 
 
 class Resume(Entry, frozen=True, tag="resume"):

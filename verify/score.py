@@ -13,12 +13,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from verify import events, metrics, telemetry
+from verify import challenge, events, metrics, telemetry
 from verify.data import has_schema, violations
 from verify.files import Evidence, Source
 from verify.findings import Finding, Refused, error
 from verify.metrics import Series
 from verify.reading import Reading, Segment, Task
+from verify.statements import Statement
 from verify.strict import loads
 
 DIGITS = 9
@@ -65,15 +66,18 @@ def evaluate(evidence: Path | Evidence, *, fast: bool = True) -> list[CaseResult
     source = evidence if isinstance(evidence, Evidence) else Evidence(evidence)
     plan = document(source, "plan.json", "resolved_plan")
     states = {case["id"]: case for case in document(source, "cases.json", "cases")["cases"]}
-    found = [_case(source, case, states.get(case["id"]), fast=fast) for case in plan["cases"]]
+    asked = challenge.read(source)
+    found = [_case(source, case, states.get(case["id"]), asked, fast=fast) for case in plan["cases"]]
     reading = Reading(source, [tasks for _, tasks in found])
     return [
-        _measured(source, case, result, tasks, reading) if tasks else result
+        _measured(source, challenge.effective(case, asked), result, tasks, reading) if tasks else result
         for case, (result, tasks) in zip(plan["cases"], found, strict=True)
     ]
 
 
-def _case(source: Evidence, case: dict[str, Any], stated: dict[str, Any] | None, *, fast: bool) -> tuple[CaseResult, list[Task]]:
+def _case(
+    source: Evidence, case: dict[str, Any], stated: dict[str, Any] | None, asked: Statement | None, *, fast: bool
+) -> tuple[CaseResult, list[Task]]:
     """What is known of a case before its events are read, and which files of events those are."""
     name, suite = str(case["id"]), str(case["suite"])
     module = metrics.load(suite) if suite in metrics.suites() else None
@@ -88,7 +92,7 @@ def _case(source: Evidence, case: dict[str, Any], stated: dict[str, Any] | None,
     if counted is None or result.findings:
         return result, []
     try:
-        return result, _tasks(source, case, counted, fast=fast)
+        return result, _tasks(source, case, counted, asked, fast=fast)
     except Refused as bad:
         return replace(result, findings=(bad.finding,)), []
 
@@ -137,23 +141,23 @@ def _origin(source: Evidence, folder: str) -> int:
     return int(loads(first, folder)["monotonic_ns"])
 
 
-def _check_handed(source: Evidence, case: dict[str, Any], number: int, folder: str) -> None:
-    """What the worker was given is the case of the plan."""
+def _check_handed(source: Evidence, expected: dict[str, Any], folder: str) -> None:
+    """What the worker was given is the case of the plan, with the seed that a challenge gives it."""
     handed = loads(source.read(f"{folder}/case.json"), f"{folder}/case.json")
-    if handed != {"attempt": number, "case": case}:
-        raise Refused("case.handed", f"{folder}/case.json", f"attempt {number} of the plan's case", handed)
+    if handed != expected:
+        raise Refused("case.handed", f"{folder}/case.json", f"the plan's case as {expected}", handed)
 
 
-def _tasks(source: Evidence, case: dict[str, Any], number: int, *, fast: bool) -> list[Task]:
+def _tasks(source: Evidence, case: dict[str, Any], number: int, asked: Statement | None, *, fast: bool) -> list[Task]:
     """The attempt's segments in the order in which they are read: the first of every rank, then the second of every rank."""
     folder = f"cases/{case['id']}/attempt-{number}"
-    _check_handed(source, case, number, folder)
+    _check_handed(source, challenge.handed(case, number, asked), folder)
     attempt = events.Attempt(folder, case["id"], case["suite"], number, case["processes"])
     found = events.segments(source, folder)
     if list(found) != list(range(case["processes"])):
         raise Refused("events.ranks", folder, f"events of ranks 0 to {case['processes'] - 1}", list(found))
     listed = [(index, rank, path) for rank, paths in found.items() for index, path in enumerate(paths)]
-    return [Task(path, Segment(attempt, case, rank, index), fast) for index, rank, path in sorted(listed)]
+    return [Task(path, Segment(attempt, challenge.effective(case, asked), rank, index), fast) for index, rank, path in sorted(listed)]
 
 
 def claims(results: list[CaseResult]) -> list[dict[str, Any]]:

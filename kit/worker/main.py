@@ -26,7 +26,13 @@ def main(argv: list[str]) -> int:
     os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     if job["case"]["processes"] > 1 and "RANK" not in os.environ:
         return _launch(job["case"]["processes"], argv)
-    return _run_rank(job["case"], job["attempt"], Path(argv[1]))
+    return _run_rank(_seeded(job), job["attempt"], Path(argv[1]))
+
+
+def _seeded(job: dict[str, Any]) -> dict[str, Any]:
+    """The case; where a challenge gives a seed, weights and inputs come from that instead of the plan's."""
+    case: dict[str, Any] = job["case"]
+    return case | {"seed": job["seed"]} if "seed" in job and "seed" in case else case
 
 
 def _launch(processes: int, argv: list[str]) -> int:

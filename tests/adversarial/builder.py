@@ -15,6 +15,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from kit import plan, record, seal, statements
+from verify import challenge
 from verify.strict import canonical
 
 KEY = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"tests of ChipAssay, worth nothing").digest())
@@ -116,6 +117,18 @@ class Bench:
         }  # fmt: skip
         self.states = {PRETRAIN: ("done", None), TEXT: ("done", None)}
         self.raw: dict[str, bytes] = {}
+        self.challenge: bytes | None = None
+
+    def answer(self, sealed: bytes) -> None:
+        """Make this the run that answers a challenge: kept, logged, its seeds handed out and recorded."""
+        self.challenge = sealed
+        made = challenge.parse(sealed)
+        for case in self.plan.cases:
+            self.handed[case["id"]] = challenge.handed(case, 1, made)
+            for events in self.events[case["id"]].values():
+                for event in events:
+                    if event["e"] == "model":
+                        event["seed"] = challenge.effective(case, made)["seed"]
 
     def step(self, number: int, rank: int = 0) -> Event:
         """The event of one training step."""
@@ -131,10 +144,15 @@ class Bench:
         self.evidence.mkdir(parents=True)
         (self.evidence / "plan.json").write_bytes(self.plan.to_bytes())
         (self.evidence / "environment.json").write_bytes(canonical(self.environment) + b"\n")
+        names = ["plan.json", "environment.json"]
+        if self.challenge is not None:
+            (self.evidence / challenge.FILE).write_bytes(self.challenge)
+            names.append(challenge.FILE)
         log = record.RunLog(self.run, KEY)
         log.append("open", run=self.run.name, plan_sha256=self.plan.sha256(), kit_version="0.1.0", worker_sha256="1" * 64,
-                   isolation=self.environment["isolation"]["kind"])  # fmt: skip
-        for name in ("plan.json", "environment.json"):
+                   isolation=self.environment["isolation"]["kind"],
+                   challenge_sha256=None if self.challenge is None else challenge.parse(self.challenge).sha256)  # fmt: skip
+        for name in names:
             log.append_file(self.evidence / name)
         for case, files in self.events.items():
             self._case(log, case, files)
