@@ -25,7 +25,7 @@ def main() -> int:
         faults += _runs(given)
     if given.what != "runs":
         tallies = parsers.fuzz(given.minutes * 60, given.seed)
-        print(*tallies, f"parsers: {sum(t.count for t in tallies):,} inputs, {sum(t.cpu_s for t in tallies) / 60:.1f} minutes of CPU", sep="\n")
+        print(f"parsers: {sum(t.count for t in tallies):,} inputs, {sum(t.cpu_s for t in tallies) / 60:.1f} minutes of CPU")
         faults += [fault for tally in tallies for fault in tally.faults]
     for fault in faults[:20]:
         print(fault, file=sys.stderr)

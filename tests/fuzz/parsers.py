@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 import tempfile
 import time
 import traceback
@@ -12,14 +14,17 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import pytest
+
 from kit import chip, lock, plan
 from kit.errors import KitError
 from tests.adversarial import builder, trust
 from tests.conftest import ROOT
 from tests.fuzz import damage
-from verify import chain, envelope, events, metrics, notes, policy, runlog, score, statement, statements, strict, tree
+from verify import chain, envelope, events, metrics, notes, policy, runlog, score, statement, statements, strict, telemetry, tree
 from verify.files import Evidence
 from verify.findings import Refused, Unchecked
+from verify.scoring import baseline
 from verify.strict import canonical
 
 REFUSALS = (Refused, Unchecked, KitError)
@@ -94,6 +99,9 @@ def targets(folder: Path) -> list[Target]:
         Target("run log entry", lambda data: runlog._entry(data, "entry"), _lines(run / "runlog/entries.jsonl")),
         Target("SHA256SUMS", tree.parse_sums, [(run / "SHA256SUMS").read_bytes()]),
         *(Target(f"event {suite}", _event(suite), lines) for suite, lines in logged.items()),
+        *(Target(f"blocks {suite}", _blocks(suite), [b"\n".join([*lines[:6], *lines[-3:]]) + b"\n"]) for suite, lines in logged.items()),
+        Target("telemetry line", lambda data: telemetry._parse(data, "line"), [b'{"cards":2,"e":"opened","interval_ms":10,"missing":null,"t":5}']),
+        Target("baseline", _written(scratch, baseline.read), [_baseline()]),
         *(
             Target(f"evidence {name}", _written(scratch, lambda file, schema=schema: score.document(Evidence(file.parent), file.name, schema)), [data])
             for name, schema, data in zip(("plan", "cases", "environment"), ("resolved_plan", "cases", "environment"), documents, strict=True)
@@ -107,6 +115,30 @@ def targets(folder: Path) -> list[Target]:
 def _event(suite: str) -> Feed:
     kind: Any = events.union(metrics.load(suite).EVENTS)
     return lambda data: events.parse(data, kind, "event")
+
+
+def _blocks(suite: str) -> Feed:
+    """The quick reader of blocks says what the strict one says of their lines."""
+    quick, slow = (events.Lines(metrics.load(suite).EVENTS, fast=fast) for fast in (True, False))
+
+    def both(data: bytes) -> object:
+        data = data if data.endswith(b"\n") else data + b"\n"
+        try:
+            expected = slow.events(data, "events", 1)
+        except Refused as refusal:
+            with pytest.raises(Refused, match=re.escape(str(refusal))):
+                quick.events(data, "events", 1)
+            raise
+        assert quick.events(data, "events", 1) == expected
+        return expected
+
+    return both
+
+
+def _baseline() -> bytes:
+    """Two cells of the shipped one."""
+    document = json.loads((ROOT / "baselines/a100-report-0.2.1/baseline.json").read_bytes())
+    return canonical(document | {"cells": document["cells"][:2]})
 
 
 def _answer(feed: Feed, data: bytes) -> tuple[str, str]:
@@ -161,4 +193,9 @@ def fuzz(seconds: float, seed: int) -> list[Tally]:
     """Every parser, `seconds` of CPU in all."""
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
         listed = targets(Path(folder))
-        return [feed(target, seconds / len(listed), seed) for target in listed]
+        return [_told(feed(target, seconds / len(listed), seed)) for target in listed]
+
+
+def _told(tally: Tally) -> Tally:
+    print(tally, flush=True)
+    return tally
