@@ -95,3 +95,10 @@ def fuzz(session: nox.Session) -> None:
     """Damage sealed runs and feed every parser, at length: nothing accepted, no traceback. [-- runs --count N, parsers --minutes M]"""
     _install(session, "test")
     session.run("python", "-m", "tests.fuzz", *session.posargs)
+
+
+@nox.session
+def mutation(session: nox.Session) -> None:
+    """Change the code of verify/ by mutmut and see that its tests notice: a sample by seed. [-- --count N --seed S --module NAME ...]"""
+    _install(session, "test", "mutation")
+    session.run("python", "-m", "tests.mutation", *session.posargs)
