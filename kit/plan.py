@@ -133,7 +133,13 @@ def _check_unique(ids: list[str], where: str) -> None:
 
 
 def _check_layout(case: Case, where: str) -> None:
-    """A global batch must be made exactly by micro batches over the ranks."""
+    """A global batch must be made exactly by micro batches over the ranks; latents can be sampled only at steps that there are."""
+    if max(case.get("latents_at", [0])) > case.get("steps", 0):
+        raise KitError(
+            f"latents_at names a step beyond the case's {case['steps']} steps",
+            where=f"{where}: case {case['id']}",
+            next_step="name steps from 1 to steps",
+        )
     if "global_batch" not in case:
         return
     unit = case["micro_batch"] * case["processes"]

@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import os
 import platform
+import resource
 from typing import Any
 
 import torch
@@ -53,6 +54,19 @@ def memory_bytes(device: torch.device) -> int:
     if device.type == "cpu":
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return int(torch.get_device_module(device).mem_get_info(device)[1])
+
+
+def forget_peak(device: torch.device) -> None:
+    """Begin to watch for the largest allocation anew."""
+    if device.type != "cpu":
+        torch.get_device_module(device).reset_peak_memory_stats(device)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Largest allocation so far in bytes; on a CPU, of this process as a whole."""
+    if device.type == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return int(torch.get_device_module(device).max_memory_allocated(device))
 
 
 def neighbour(device: torch.device) -> torch.device:

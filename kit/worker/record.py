@@ -21,7 +21,7 @@ class Recorder:
     """The event stream of one rank of one attempt."""
 
     def __init__(self, folder: Path, *, rank: int, case: dict[str, Any], attempt: int, world_size: int) -> None:
-        self._folder = folder
+        self.folder = folder
         self._prefix = "events" if rank == 0 else f"events-rank{rank:04}"
         self._segment = -1
         self._file = -1
@@ -73,7 +73,7 @@ class Recorder:
             os.fsync(self._file)
             os.close(self._file)
         self._segment += 1
-        path = self._folder / f"{self._prefix}-{self._segment:05}.jsonl"
+        path = self.folder / f"{self._prefix}-{self._segment:05}.jsonl"
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
         self._size = 0
 

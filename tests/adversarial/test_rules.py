@@ -21,7 +21,7 @@ SCHEMAS = {"cases.schema", "environment.schema", "resolved_plan.schema", "statem
 ELSEWHERE = {held.rule: held.test for held in tables.read()} | {
     "log.retry": "test_warnings", "log.wall": "test_warnings", "run.name": "test_warnings",
     "telemetry.coverage": "test_telemetry", "telemetry.reset": "test_telemetry", "telemetry.closed": "test_telemetry",
-    "telemetry.energy": "test_telemetry", "telemetry.missing": "test_telemetry",
+    "text_to_image.unproven": "test_text_to_image", "telemetry.energy": "test_telemetry", "telemetry.missing": "test_telemetry",
     "tree.changed": "test_races", "tree.read": "test_races", "json.size": "test_strict",
     **{f"archive.{name}": "test_packed" for name in (
         "count", "file_size", "header", "order", "path", "ratio", "top", "total_size", "trailing", "truncated", "twin", "type", "zstd")},

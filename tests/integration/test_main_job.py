@@ -83,6 +83,7 @@ def test_smoke_end_to_end(kind: str, tmp_path: Path) -> None:
         "text-generation-llama-tiny-c1": "done",
         "text-generation-llama-tiny-c4": "done",
         "specifications-small": "done",
+        "text-to-image-tiny": "done",
     }
     for case in result["cases"]:
         assert all(metric["value"] > 0 for metric in case["metrics"].values()), case
@@ -111,7 +112,7 @@ def test_killed_run_is_resumed(kind: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     cases = json.loads((run / "evidence/cases.json").read_text())["cases"]
     assert [a["state"] for a in cases[0]["attempts"]] == ["interrupted", "done"]
-    assert [c["state"] for c in cases] == ["done", "not_run", "not_run", "not_run"]
+    assert [c["state"] for c in cases] == ["done", "not_run", "not_run", "not_run", "not_run"]
     assert (run / "evidence/cases/pretrain-llama-tiny/attempt-1/events-00000.jsonl").stat().st_size > 0
     assert verify(str(run), "--policy", "self").returncode == 0
 

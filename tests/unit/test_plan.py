@@ -35,8 +35,9 @@ def test_smoke_resolves_to_every_value() -> None:
         "text-generation-llama-tiny-c1",
         "text-generation-llama-tiny-c4",
         "specifications-small",
+        "text-to-image-tiny",
     ]
-    assert [case["section"] for case in resolved.cases] == ["training", "inference", "inference", "specifications"]
+    assert [case["section"] for case in resolved.cases] == ["training", "inference", "inference", "specifications", "inference"]
     assert resolved.cases[2]["concurrency"] == 4
     assert "matrix" not in resolved.cases[2]
 

@@ -1,0 +1,174 @@
+"""Text to image with the modules of the diffusers library: text encoder, denoiser with guidance, decoder; deterministic DDIM steps.
+
+The loop is ours, so that its parts can be timed and one denoiser step can be compiled as a whole: guidance and the DDIM update
+included (Song, Meng, Ermon, "Denoising diffusion implicit models", 2021, with eta = 0, which makes a step linear in x and in what the
+model predicts).
+"""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from .. import weights
+from ..device import DTYPES
+
+Case = dict[str, Any]
+Parts = dict[str, torch.nn.Module]
+Seen = Callable[[int, torch.Tensor], None]
+FILES = {
+    "text_encoder": "text_encoder/model.safetensors",
+    "denoiser": "unet/diffusion_pytorch_model.safetensors",
+    "decoder": "vae/diffusion_pytorch_model.safetensors",
+}
+
+
+def architecture(case: Case) -> str:
+    """Name of the case's architecture, as data files and locks of weights have it."""
+    return f"{case['model']['family']}-{case['model']['version']}"
+
+
+def shape(name: str) -> dict[str, Any]:
+    """The configuration of every part, from the data file of the architecture."""
+    data = pkgutil.get_data(__package__.rpartition(".")[0] + ".models", f"diffusion/{name}.json")
+    if data is None:
+        raise FileNotFoundError(f"architecture '{name}' is not in the worker archive")
+    return dict(json.loads(data))
+
+
+class DiffusersEngine:
+    """A latent diffusion model on one device."""
+
+    def __init__(self, case: Case, config: dict[str, Any], parts: Parts, device: torch.device) -> None:
+        self.case, self.config, self.device = case, config, device
+        self.dtype = DTYPES[case["dtype"]]
+        self.parts = parts
+        self.parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+        self.tokenizer = "bytes"
+        self.words: Callable[..., Any] | None = None
+        self.weights_sha256: str | None = None
+        self.step: Callable[..., torch.Tensor] = self._step
+        self.times, self.keep, self.move = (table.to(device) for table in schedule(config["scheduler"], case["steps"]))
+
+    def compile(self) -> None:
+        """Have one denoiser step compiled as a whole, in the mode that the case names."""
+        torch._dynamo.reset()
+        self.step = torch.compile(self._step, mode=self.case["compile"], fullgraph=True, dynamic=False)
+
+    @torch.inference_mode()
+    def encode(self, prompts: list[str]) -> torch.Tensor:
+        """Embeddings of shape [2 x batch, tokens, width]: no prompt first, then the prompts."""
+        ids = torch.tensor([self._ids(text) for text in [""] * len(prompts) + prompts], device=self.device)
+        return self.parts["text_encoder"](input_ids=ids).last_hidden_state
+
+    def _ids(self, text: str) -> list[int]:
+        """Token ids, padded: the folder's own tokenizer, or bytes, which do for weights that know no words."""
+        if self.words:
+            return list(self.words(text, padding="max_length", truncation=True).input_ids)
+        config = self.config["text_encoder"]
+        length = config["max_position_embeddings"]
+        ids = [config["bos_token_id"], *text.encode()[: length - 2], config["eos_token_id"]]
+        return ids + [config["pad_token_id"]] * (length - len(ids))
+
+    def noise(self, seed: int) -> torch.Tensor:
+        """Starting latents, drawn on the host so that every chip starts from the same."""
+        side = self.case["side"] // 8
+        generator = torch.Generator().manual_seed(seed)
+        start = torch.randn(self.case["batch"], self.config["denoiser"]["in_channels"], side, side, generator=generator)
+        return start.to(self.device, self.dtype)
+
+    @torch.inference_mode()
+    def denoise(
+        self, latents: torch.Tensor, embeddings: torch.Tensor, seen: Callable[[int, torch.Tensor], None] | None = None
+    ) -> torch.Tensor:
+        """All steps; `seen` is shown the latents after each."""
+        for index in range(self.case["steps"]):
+            latents = self.step(latents, embeddings, self.times[index], self.keep[index], self.move[index]).clone()
+            if seen:
+                seen(index + 1, latents)
+        return latents
+
+    def _step(
+        self, latents: torch.Tensor, embeddings: torch.Tensor, time: torch.Tensor, keep: torch.Tensor, move: torch.Tensor
+    ) -> torch.Tensor:
+        predicted = self.parts["denoiser"](torch.cat([latents, latents]), time, embeddings, return_dict=False)[0]
+        without, guided = predicted.chunk(2)
+        predicted = without + self.case["guidance"] * (guided - without)
+        return (keep * latents + move * predicted).to(latents.dtype)
+
+    @torch.inference_mode()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Pictures as bytes of shape [batch, height, width, 3], on the host."""
+        pixels = self.parts["decoder"].decode(latents / self.config["decoder"]["scaling_factor"], return_dict=False)[0]
+        return ((pixels.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()
+
+    def unload(self) -> None:
+        """Drop the weights."""
+        self.parts.clear()
+        self.step = self._step
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).empty_cache()
+
+
+def schedule(config: dict[str, Any], steps: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Time steps, and for each the factors of x and of the prediction: x' = keep x + move prediction."""
+    betas = torch.linspace(config["beta_start"] ** 0.5, config["beta_end"] ** 0.5, config["train_steps"], dtype=torch.float64) ** 2
+    kept = torch.cumprod(1 - betas, 0)
+    stride = config["train_steps"] // steps
+    times = torch.arange(steps - 1, -1, -1) * stride + config["steps_offset"]
+    now, after = kept[times], kept[(times - stride).clamp(min=0)]
+    if config["prediction"] == "epsilon":
+        keep = (after / now).sqrt()
+        move = (1 - after).sqrt() - keep * (1 - now).sqrt()
+    else:
+        keep = (after * now).sqrt() + ((1 - after) * (1 - now)).sqrt()
+        move = ((1 - after) * now).sqrt() - (after * (1 - now)).sqrt()
+    return times, keep.float(), move.float()
+
+
+def load(case: Case, device: torch.device) -> DiffusersEngine:
+    """The case's model: weights drawn from its seed on the host, the same for every chip, or those of a locked folder."""
+    name = architecture(case)
+    config = shape(name)
+    torch.manual_seed(case["seed"])
+    parts: Parts = {
+        "text_encoder": CLIPTextModel(CLIPTextConfig(**config["text_encoder"])),
+        "denoiser": UNet2DConditionModel(**config["denoiser"]),
+        "decoder": AutoencoderKL(**config["decoder"]),
+    }
+    folder, digest = weights.checked(case["weights"], name) if case["weights"] != "random" else (None, None)
+    if folder:
+        _fill(parts, folder, name)
+    layout = torch.channels_last if case["channels_last"] else torch.contiguous_format
+    for role, part in parts.items():
+        part.eval().requires_grad_(False).to(device, DTYPES[case["dtype"]])
+        if role != "text_encoder":
+            part.to(memory_format=layout)
+    engine = DiffusersEngine(case, config, parts, device)
+    engine.weights_sha256 = digest
+    if folder and (folder / "tokenizer").is_dir():
+        from transformers import CLIPTokenizer
+
+        engine.tokenizer, engine.words = "file", CLIPTokenizer.from_pretrained(str(folder / "tokenizer"))
+    return engine
+
+
+def _fill(parts: Parts, folder: Path, name: str) -> None:
+    """Read each part's file; every name and shape must be the architecture's."""
+    from safetensors.torch import load_file
+
+    for role, part in parts.items():
+        found = load_file(folder / FILES[role])
+        wanted = part.state_dict()
+        odd = [key for key in sorted(found.keys() ^ wanted.keys()) if not key.endswith("position_ids")]
+        odd += [key for key in sorted(found.keys() & wanted.keys()) if found[key].shape != wanted[key].shape]
+        if odd:
+            raise weights.BadWeights(f"{FILES[role]} is not of architecture {name}: {len(odd)} tensors differ, the first is {odd[0]}")
+        part.load_state_dict(found, strict=False)

@@ -1,0 +1,302 @@
+"""Text to image: throughput, latency with its parts, load and compile time, memory (F22), and whether the latents are right.
+
+Throughput is pictures over the time of the measured pipeline calls, text encoder and decoder included. Latents at fixed steps are
+compared with a stored float32 reference of the same weights, seed and size; random weights make no pictures worth judging.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, Literal
+
+from verify.data import table
+from verify.events import Environment, Event, Model, Natural, Positive, Sha256, exact
+from verify.findings import Finding, error, warning
+from verify.metrics import Blocks, Case, Metric, Window, mean, over
+
+SECTION = "inference"
+PART = "text_to_image"
+NS_PER_S = 10**9
+NS_PER_MS = 10**6
+DATA = "baselines/text_to_image.toml"
+
+RULES = {
+    "text_to_image.facts": "environment, model (seed, dtype and kind of weights of the case) and parts, once each",
+    "text_to_image.parts": "each part has the number of parameters that the architecture has",
+    "text_to_image.loads": "the case's number of loads, the first cold, the others warm, each taking time",
+    "text_to_image.compiled": "compiled once, in the case's mode, or not at all where the case is eager",
+    "text_to_image.calls": "calls 0, 1, 2, ... with the case's warm-up, then its measured calls",
+    "text_to_image.time": "a call begins after the one before ended, and its parts follow each other",
+    "text_to_image.latents": "latents sampled once after each of the case's steps, in order",
+    "text_to_image.reference": "sampled latents are those of the stored float32 reference, within the tolerance of the precision",
+    "text_to_image.pictures": "one kept picture for each of the batch",
+    "text_to_image.memory": "the largest allocation, once",
+}
+
+
+class Parts(Event, frozen=True, tag="parts"):
+    """Parameters of each part, what made token ids, and which safety checker ran."""
+
+    text_encoder: Positive
+    denoiser: Positive
+    decoder: Positive
+    tokenizer: Literal["bytes", "file"]
+    safety_checker: str
+
+
+class Load(Event, frozen=True, tag="load"):
+    """The model was made and brought to the device from `begin_ns` to `t`."""
+
+    begin_ns: Natural
+    kind: Literal["cold", "warm"]
+
+
+class Compiled(Event, frozen=True, tag="compiled"):
+    """Compiling and a first call, from `begin_ns` to `t`."""
+
+    begin_ns: Natural
+    mode: str
+
+
+class Call(Event, frozen=True, tag="call"):
+    """One pipeline call: text encoded at `encoded_ns`, latents denoised at `denoised_ns`, pictures on the host at `t`."""
+
+    call: Natural
+    phase: Literal["warmup", "measured"]
+    begin_ns: Natural
+    encoded_ns: Natural
+    denoised_ns: Natural
+
+
+class Latents(Event, frozen=True, tag="latents"):
+    """Elements of the latents after a step, at places that seed and step name."""
+
+    step: Positive
+    values: list[float]
+
+
+class Picture(Event, frozen=True, tag="picture"):
+    """A kept picture; `mean_milli` is the mean of red, green and blue in thousandths."""
+
+    picture: Natural
+    file: str
+    sha256: Sha256
+    mean_milli: list[Natural]
+
+
+class Memory(Event, frozen=True, tag="memory"):
+    """Largest allocation on the device in bytes; on a CPU, of the process."""
+
+    peak_bytes: Natural
+
+
+EVENTS: tuple[type[Event], ...] = (Parts, Load, Compiled, Call, Latents, Picture, Memory)
+
+
+@dataclass(slots=True)
+class Measured:
+    """Everything by kind."""
+
+    facts: list[str] = field(default_factory=list)
+    weights: str = "random"
+    weights_sha256: str | None = None
+    parts: Parts | None = None
+    loads: list[Load] = field(default_factory=list)
+    compiled: list[Compiled] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    latents: list[Latents] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+    memory: list[Memory] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    def measured(self, case: Case) -> list[Call]:
+        """Calls that count."""
+        return self.calls[case["warmup_calls"] :]
+
+
+def condense(case: Case, rank: int, events: list[Event]) -> list[Event]:
+    """The events as they are: they are few."""
+    del case, rank
+    return events
+
+
+def measure(case: Case, blocks: Blocks) -> Measured:
+    """Sort the events of the one rank."""
+    measured = Measured()
+    for _, events in blocks:
+        for event in events:
+            _take(case, measured, event)
+    return measured
+
+
+def _take(case: Case, measured: Measured, event: Event) -> None:
+    kinds: dict[type, list[Any]] = {
+        Load: measured.loads,
+        Compiled: measured.compiled,
+        Call: measured.calls,
+        Latents: measured.latents,
+        Picture: measured.pictures,
+        Memory: measured.memory,
+    }
+    if type(event) in kinds:
+        kinds[type(event)].append(event)
+    elif isinstance(event, Environment | Model | Parts):
+        measured.facts.append(type(event).__name__)
+    if isinstance(event, Parts):
+        measured.parts = event
+    if isinstance(event, Model):
+        measured.weights, measured.weights_sha256 = event.weights, event.weights_sha256
+        expected = (case["seed"], case["dtype"], "random" if case["weights"] == "random" else "file")
+        if (event.seed, event.dtype, event.weights) != expected:
+            found = (event.seed, event.dtype, event.weights)
+            measured.findings.append(error("text_to_image.facts", case["id"], f"seed, dtype, weights = {expected}", found))
+
+
+def rules(case: Case, measured: Measured) -> Iterator[Finding]:
+    """What is wrong with the case as a whole, after what was wrong with its events."""
+    yield from measured.findings
+    where = case["id"]
+    if sorted(measured.facts) != ["Environment", "Model", "Parts"]:
+        yield error("text_to_image.facts", where, "environment, model and parts, once each", measured.facts)
+    yield from _parts(case, measured)
+    kinds = ["cold"] + ["warm"] * (case["loads"] - 1)
+    if [load.kind for load in measured.loads] != kinds or any(load.begin_ns >= load.t for load in measured.loads):
+        found = [(load.kind, load.t - load.begin_ns) for load in measured.loads]
+        yield error("text_to_image.loads", where, f"{case['loads']} loads, cold then warm, each taking time", found)
+    modes = [] if case["compile"] == "none" else [case["compile"]]
+    if [event.mode for event in measured.compiled] != modes or any(event.begin_ns >= event.t for event in measured.compiled):
+        yield error("text_to_image.compiled", where, modes, [(event.mode, event.t - event.begin_ns) for event in measured.compiled])
+    yield from _calls(case, measured)
+    yield from _latents(case, measured)
+    if [picture.picture for picture in measured.pictures] != list(range(case["batch"])):
+        yield error("text_to_image.pictures", where, f"{case['batch']} pictures", [picture.picture for picture in measured.pictures])
+    if len(measured.memory) != 1 or not measured.memory[0].peak_bytes:
+        yield error("text_to_image.memory", where, "the largest allocation, once", [event.peak_bytes for event in measured.memory])
+
+
+def name(case: Case) -> str:
+    """The case's architecture as data files name it."""
+    return f"{case['model']['family']}-{case['model']['version']}"
+
+
+def _parts(case: Case, measured: Measured) -> Iterator[Finding]:
+    known = next((row for row in table(DATA)["architecture"] if row["name"] == name(case)), None)
+    if known is None:
+        yield error("text_to_image.parts", case["id"], f"an architecture of {DATA}", name(case))
+    elif measured.parts:
+        expected = (known["text_encoder"], known["denoiser"], known["decoder"])
+        found = (measured.parts.text_encoder, measured.parts.denoiser, measured.parts.decoder)
+        if found != expected:
+            yield error("text_to_image.parts", case["id"], f"text encoder, denoiser, decoder of {expected} parameters", found)
+
+
+def _calls(case: Case, measured: Measured) -> Iterator[Finding]:
+    ended_ns = 0
+    for number, call in enumerate(measured.calls):
+        where = f"{case['id']}: call {number}"
+        phase = "warmup" if number < case["warmup_calls"] else "measured"
+        if (call.call, call.phase) != (number, phase):
+            yield error("text_to_image.calls", where, f"call {number}, {phase}", f"call {call.call}, {call.phase}")
+        if not ended_ns <= call.begin_ns <= call.encoded_ns < call.denoised_ns <= call.t:
+            found = (call.begin_ns, call.encoded_ns, call.denoised_ns, call.t)
+            yield error("text_to_image.time", where, f"{ended_ns} <= begin <= encoded < denoised <= t", found)
+        ended_ns = call.t
+    expected = case["warmup_calls"] + case["measured_calls"]
+    if len(measured.calls) != expected:
+        yield error("text_to_image.calls", case["id"], f"{expected} calls", len(measured.calls))
+
+
+def _latents(case: Case, measured: Measured) -> Iterator[Finding]:
+    shape = [(step, case["samples"]) for step in case["latents_at"]]
+    found = [(event.step, len(event.values)) for event in measured.latents]
+    if found != shape:
+        yield error("text_to_image.latents", case["id"], f"step, values = {shape}", found)
+        return
+    stored = reference(case, measured)
+    if stored is None:
+        yield warning(
+            "text_to_image.unproven", case["id"], "a stored reference for these weights, seed and size", "none: latents are not judged"
+        )
+        return
+    bound = Fraction(str(table(DATA)["tolerance"][case["dtype"]]))
+    for event in measured.latents:
+        wrong = latent_error_squares(event.values, stored[str(event.step)])
+        if wrong > bound**2:
+            yield error(
+                "text_to_image.reference", f"{case['id']}: step {event.step}", f"a relative error of at most {float(bound)}", _root(wrong)
+            )
+
+
+def key(case: Case, weights_sha256: str | None) -> str:
+    """What a reference belongs to: everything that decides the latents but the precision and how they are computed."""
+    fields = ("batch", "side", "steps", "guidance", "prompt", "scheduler", "seed", "latents_at", "samples")
+    text = "/".join([name(case), weights_sha256 or "random", *(str(case[item]) for item in fields)])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def reference(case: Case, measured: Measured) -> dict[str, list[float]] | None:
+    """Stored values by step, from a float32 run; None where there is none for this case."""
+    wanted = key(case, measured.weights_sha256)
+    return next((dict(row["steps"]) for row in table(DATA).get("reference", []) if row["key"] == wanted), None)
+
+
+def latent_error_squares(found: list[float], stored: list[float]) -> Fraction:
+    """Sum of squared differences over the sum of the reference's squares, exact."""
+    wrong = sum(((exact(a) - exact(b)) ** 2 for a, b in zip(found, stored, strict=True)), Fraction(0))
+    return wrong / sum((exact(b) ** 2 for b in stored), Fraction(0))
+
+
+def _root(square: Fraction) -> str:
+    return "more than 1000" if square > 10**6 else f"{float(square) ** 0.5:.3g}"
+
+
+def metrics(case: Case, measured: Measured) -> dict[str, Metric]:
+    """Pictures per second, latency in seconds, parts in milliseconds, memory in GB (10^9), times of starting in seconds."""
+    calls = measured.measured(case)
+    times = [call.t - call.begin_ns for call in calls]
+    denoised = sum(call.denoised_ns - call.encoded_ns for call in calls)
+    rates = [Fraction(case["batch"] * NS_PER_S, wall) for wall in (max(times), min(times))]
+    throughput = Fraction(case["batch"] * len(calls) * NS_PER_S, sum(times))
+    steps_per_s = Fraction(case["steps"] * len(calls) * NS_PER_S, denoised)
+    found = {
+        "throughput": Metric(throughput, "images/s", "F22: pictures / time of the calls", *rates),
+        "latency_s": Metric(mean(times) / NS_PER_S, "s", "mean of a call, which makes `batch` pictures", **over(times, NS_PER_S)),
+        "text_encoder_ms": _part([call.encoded_ns - call.begin_ns for call in calls], "text encoder"),
+        "denoiser_ms": _part([call.denoised_ns - call.encoded_ns for call in calls], "all denoiser steps"),
+        "decoder_ms": _part([call.t - call.denoised_ns for call in calls], "decoder, pictures on the host"),
+        "denoiser_steps_per_s": Metric(steps_per_s, "steps/s", "steps / time of the denoiser, its batch doubled by guidance"),
+        "memory_gb": Metric(Fraction(measured.memory[0].peak_bytes, 10**9), "GB", "largest allocation / 1e9"),
+    }
+    return found | _starts(measured)
+
+
+def _starts(measured: Measured) -> dict[str, Metric]:
+    """Times of loading and compiling, which are in no other number."""
+    warm = [load for load in measured.loads if load.kind == "warm"] or measured.loads
+    cold = measured.loads[0]
+    found = {
+        "load_time_s": Metric(mean(load.t - load.begin_ns for load in warm) / NS_PER_S, "s", "mean of warm loads, else the cold one"),
+        "cold_load_time_s": Metric(Fraction(cold.t - cold.begin_ns, NS_PER_S), "s", "first load, imports included"),
+    }
+    for event in measured.compiled:
+        found["compile_time_s"] = Metric(Fraction(event.t - event.begin_ns, NS_PER_S), "s", "compiling and a first call")
+    return found
+
+
+def _part(times: list[int], formula: str) -> Metric:
+    return Metric(mean(times) / NS_PER_MS, "ms", f"mean of a call: {formula}", **over(times, NS_PER_MS))
+
+
+def facts(case: Case, measured: Measured) -> dict[str, str]:
+    """Whether the weights were random or of a file; what is not judged for want of true weights."""
+    quality = "NA (random weights)" if measured.weights == "random" else "unproven"
+    return {"weights": measured.weights, "mode": "eager" if case["compile"] == "none" else case["compile"], "quality": quality}
+
+
+def windows(case: Case, measured: Measured) -> list[Window]:
+    """From the begin of the first measured call to the end of the last."""
+    calls = measured.measured(case)
+    return [Window("", calls[0].begin_ns, calls[-1].t, {"image": case["batch"] * len(calls)})]
