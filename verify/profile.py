@@ -42,6 +42,7 @@ class Part:
     limit: Fraction = Fraction(0)
     per_card: bool = False
     optional: bool = False
+    series: str = ""
     note: str = ""
 
 

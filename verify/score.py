@@ -118,6 +118,7 @@ def _measured(source: Evidence, case: dict[str, Any], result: CaseResult, tasks:
     if any(fault.severity == "error" for fault in faults):
         return replace(result, findings=faults)
     shown = {name: make(case, measured) for name in ("facts", "series") if (make := getattr(module, name, None))}
+    shown["series"] = shown.get("series", {}) | telemetry.series(seen)
     values, said = _with_energy(source, case, folder, module, (measured, seen))
     return replace(result, metrics=values, findings=(*faults, *said), **shown)
 

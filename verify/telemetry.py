@@ -8,7 +8,7 @@ energy, and nothing else changes.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
@@ -18,7 +18,8 @@ import msgspec
 from verify.events import Natural, Positive
 from verify.files import Evidence
 from verify.findings import Finding, Refused, notice, warning
-from verify.metrics import Case, Metric, Window
+from verify.metrics import Case, Metric, Series, Window
+from verify.metrics import series as thinned
 from verify.strict import loads
 
 SEGMENT = re.compile(r"telemetry-([0-9]{5})\.jsonl")
@@ -270,3 +271,22 @@ def _of_window(window: Window, total: _Total) -> dict[str, Metric]:
             made[f"{prefix}energy_per_{unit}_j"] = Metric(total.joules / count, f"J/{unit}", f"energy / {unit}s of the measured window")
     return made
 
+
+
+Join = Callable[[list[int]], int]
+CHARTED: dict[str, tuple[str, int, str, Join]] = {
+    "power_w": ("power_mw", 1000, "W", sum),
+    "temperature_c": ("temperature_c", 1, "degC", max),
+    "clock_mhz": ("clock_mhz", 1, "MHz", min),
+}
+
+
+def series(seen: Seen | None) -> dict[str, Series]:
+    """For charts, reading by reading: power of all cards, the hottest card, the slowest clock; nothing where a card does not tell it."""
+    found: dict[str, Series] = {}
+    readings = list(zip(*seen.cards.values(), strict=False)) if seen else []
+    for name, (field_, scale, unit, join) in CHARTED.items():
+        told = [[getattr(card, field_) for card in reading] for reading in readings]
+        if told and all(value is not None for values in told for value in values):
+            found[name] = thinned([Fraction(join(values), scale) for values in told], unit)
+    return found

@@ -7,9 +7,10 @@ from typing import Any
 
 from kit.report import figures
 from kit.report.blocks import Block, Column, Heading, Items, Page, Table, Text
+from kit.report.compare import reading
 from kit.report.markdown import blocks as markdown
 from kit.report.source import Source
-from kit.report.tables import number, table
+from kit.report.tables import number, state, table
 from kit.report.words import Words
 
 SUMMARY = {
@@ -168,6 +169,8 @@ def _tests(source: Source, words: Words) -> Iterator[Block]:
             yield from _figures(source, words, section, part)
         yield heading(words, f"{prefix}stability", 3)
         yield from _scored(source, words, f"{prefix}stability")
+        if section == "training":
+            yield from figures.curves(source, words)
         yield from figures.series(source, words, (section, "stability"))
     yield from _inference(source, words)
     yield heading(words, "cases", 2)
@@ -255,10 +258,30 @@ def _verification(source: Source, words: Words) -> Iterator[Block]:
     if source.result["scoring"]:
         yield heading(words, "reading", 2)
         yield from _reading(source, words)
+        yield from _against(source, words)
     yield heading(words, "signatures", 2)
     columns = (Column(words.say("column.item")), Column(words.say("text.sign_line")))
     rows = tuple((words.say(f"seal.{who}"), "") for who in ("vendor", "lab", "auditor"))
     yield Table("table-signatures", words.say("heading.signatures"), columns, rows)
+
+
+def _against(source: Source, words: Words) -> Iterator[Block]:
+    """Totals under the other profiles and baselines that were asked for, and what those profiles change."""
+    others = source.result["against"]
+    if not others:
+        return
+    sides = [source.result["scoring"], *others]
+    beside = [{found["id"]: found for found in side["tables"]} for side in sides]
+    rows = tuple(
+        (name, *(state(found[name]["total"], words) if name in found else words.say("missing") for found in beside))
+        for name, scored in beside[0].items()
+        if scored["total_kind"] != "none" or scored["reuse"]
+    )
+    columns = (Column(words.say("column.item")), *(Column(reading(side), number=True) for side in sides))
+    yield Table("table-against", words.say("text.against"), columns, rows)
+    changes = [(side["profile"]["name"], change) for side in others for change in side["profile"]["changes"]]
+    lines = (f"{name} · {change['table']} ({words.say('column.ruling')} {change['ruling']}): {change['note']}" for name, change in changes)
+    yield Items(tuple(dict.fromkeys(lines)))
 
 
 def _seal(source: Source, words: Words) -> Table:

@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from kit.report.blocks import Block, Column, Heading, Page, Table, Text
-from kit.report.figures import part_state
 from kit.report.source import Source
 from kit.report.tables import number, state
 from kit.report.words import Words
 from verify.scoring.baseline import workload
 
-FACTS = ("plan", "chip", "isolation", "kit", "started", "finished", "signer", "origin", "profile")
+FACTS = ("plan", "chip", "isolation", "kit", "started", "finished", "signer", "origin")
 
 
-def page(sources: list[Source], words: Words) -> Page:
-    """The whole comparison in one language."""
+def page(given: list[Source], words: Words) -> Page:
+    """The whole comparison in one language; other readings and baselines of a result stand as results of their own."""
+    sources = [one for source in given for one in _readings(source)]
     blocks: list[Block] = [Text(words.say("compare.intro", count=len(sources)))]
     for key, make in (("differs", _differs), ("scores", _scores), ("tables", _rows), ("metrics", _metrics)):
         blocks += [Heading(1, words.say(f"compare.{key}"), key), make(sources, words)]
     labels = {key: words.say(key) for key in ("skip", "contents", "filter", "sort", "values")}
-    names = " · ".join(_names(sources))
-    return Page(words.say("language"), words.say("title.compare"), names, tuple(blocks), labels)
+    return Page(words.say("language"), words.say("title.compare"), " · ".join(_names(sources)), tuple(blocks), labels)
+
+
+def _readings(source: Source) -> list[Source]:
+    return [source, *(replace(source, result=source.result | {"scoring": other, "against": []}) for other in source.result["against"])]
 
 
 def _names(sources: list[Source]) -> list[str]:
-    """Names of the runs; numbered, since the same run may be given under two baselines."""
-    return [f"{index}. {source.name}" for index, source in enumerate(sources, start=1)]
+    """Numbered names of the runs, with profile and baseline where one run stands there more than once."""
+    names = [source.name for source in sources]
+    return [
+        f"{index}. {source.name}" + (f" ({reading(source.result['scoring'])})" if names.count(source.name) > 1 else "")
+        for index, source in enumerate(sources, start=1)
+    ]
+
+
+def reading(scoring: dict[str, Any] | None) -> str:
+    """Profile and baseline of a scoring."""
+    return f"{scoring['profile']['name']} / {scoring['baseline']['name']}" if scoring else "-"
 
 
 def _columns(first: tuple[str, ...], sources: list[Source], *last: str, numeric: bool) -> tuple[Column, ...]:
@@ -54,6 +67,7 @@ def _facts(source: Source, words: Words) -> Iterator[tuple[str, str]]:
         yield name, str(run.get(name, words.say("missing")))
     yield "verdict", words.say(f"verdict.{source.result['verdict']}")
     if scoring := source.result["scoring"]:
+        yield "profile", scoring["profile"]["name"]
         yield "baseline", scoring["baseline"]["name"]
     yield from _flatten("image", run.get("image"))
     yield from _flatten("environment", source.environment)
@@ -72,15 +86,17 @@ def _flatten(name: str, value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _scores(sources: list[Source], words: Words) -> Table:
-    first = sources[0].result["sections"]
+    """Totals of the tables that score a part of the report."""
+    totals = [{table["id"]: table for table in (source.result["scoring"] or {"tables": []})["tables"]} for source in sources]
+    first = next((found for found in totals if found), {})
     rows = tuple(
         (
-            words.say(f"section.{section}"),
-            words.say(f"part_name.{part}"),
-            *(part_state(source.result["sections"][section][part], words) for source in sources),
+            words.say(f"section.{table['section']}"),
+            words.say(f"part_name.{table['part']}"),
+            *(state(found[name]["total"], words) if name in found else words.say("missing") for found in totals),
         )
-        for section, parts in first.items()
-        for part in parts
+        for name, table in first.items()
+        if table["total_kind"] != "none" or table["reuse"]
     )
     columns = _columns((words.say("column.section"), words.say("column.part")), sources, numeric=True)
     return Table("table-scores", words.say("compare.scores"), columns, rows)

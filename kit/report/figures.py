@@ -11,6 +11,7 @@ from kit.report.source import Source
 from kit.report.tables import number, slug, state
 from kit.report.words import Words
 
+TELEMETRY = ("power_w", "temperature_c", "clock_mhz")
 SHOWN_POINTS = 40  # of a series, in its table: enough to read a curve, small enough to print
 
 
@@ -85,6 +86,25 @@ def latency(source: Source, words: Words) -> Figure | None:
     return Figure("figure-latency", title, words.say("chart.latency_alt", count=len(points)), svg)
 
 
+def curves(source: Source, words: Words) -> Iterator[Figure]:
+    """Loss against the baseline's curve with the difference, for the rows of stability that have one."""
+    table = source.table("stability")
+    for row in table["rows"] if table else []:
+        if curve := row.get("curve"):
+            label = " · ".join(str(value) for value in row["label"].values())
+            title = words.say("chart.loss_base", case=label)
+            names = [words.say(key) for key in ("test", "baseline", "chart.difference")]
+            values = [curve[key] for key in ("test", "base", "difference")]
+            unit = row["values"]["loss_variance"]["unit"]
+            svg = charts.lines(values, 0, (words.say("chart.step"), "loss"), names, title)
+            variance = number(row["values"]["loss_variance"]["test"], "")
+            alt = words.say("chart.loss_base_alt", steps=len(values[0]), variance=variance, unit=unit)
+            anchor = f"figure-curve-{slug(row['id'])}"
+            columns = (Column(words.say("column.step"), number=True), *(Column(name, number=True) for name in names))
+            rows = tuple((str(step), *(number(value, "") for value in three)) for step, three in enumerate(zip(*values, strict=True)))
+            yield Figure(anchor, title, alt, svg, Table(f"{anchor}-values", f"{words.say('values')} · {label}", columns, rows))
+
+
 def series(source: Source, words: Words, part: tuple[str, str]) -> Iterator[Figure]:
     """Every series of the cases of a part: step times, losses, telemetry."""
     for case in source.result["cases"]:
@@ -107,10 +127,11 @@ def _series(case: str, name: str, found: dict[str, Any], words: Words) -> Figure
         unit=found["unit"],
         warmup=found["warmup"] * found["every"],
     )
-    svg = charts.lines([values], found["warmup"], (words.say("chart.step"), f"{name} ({found['unit']})"), [name], title)
+    axis = words.say("chart.reading" if name in TELEMETRY else "chart.step")
+    svg = charts.lines([values], found["warmup"], (axis, f"{name} ({found['unit']})"), [name], title)
     anchor = f"figure-{slug(case)}-{slug(name)}"
     every = max(1, -(-len(values) // SHOWN_POINTS))
     rows = tuple((str(index * found["every"]), number(values[index], "")) for index in range(0, len(values), every))
     notes = (words.say("thinned", every=every),) if every > 1 else ()
     columns = (Column(words.say("column.step"), number=True), Column(f"{name} ({found['unit']})", number=True))
-    return Figure(anchor, title, alt, svg, Table(f"{anchor}-values", words.say("values"), columns, rows, notes=notes))
+    return Figure(anchor, title, alt, svg, Table(f"{anchor}-values", f"{words.say('values')} · {title}", columns, rows, notes=notes))

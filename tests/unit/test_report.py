@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import subprocess
 import tomllib
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,12 @@ from kit.report.markdown import blocks as markdown
 from kit.report.source import Source
 from tests import hostile, synthetic
 from tests.adversarial import builder
+from verify.data import violations
+from verify.metrics import Series
+from verify.scoring.attach import attach
+from verify.scoring.baseline import load
 
+NEEDS_FONT = pytest.mark.skipif(not list(Path("/usr/share/fonts").rglob("NotoSansCJK*")), reason="no font for Chinese (fonts-noto-cjk)")
 INTRODUCTION = "# Chip\n\nA **fast** chip with `64` cores.\n\n- one\n- two\n\n<b>bold</b>"
 ENVIRONMENT: dict[str, Any] = {
     "host": {"os": "Linux 1", "kernel": "6.1", "machine": "x86_64", "cpu_model": "CPU Z", "cpu_count": 64, "memory_bytes": 2**39, "python": "3.11.7"},
@@ -160,6 +167,8 @@ def test_docx_fills_the_template_of_a_lab(source: Source, tmp_path: Path) -> Non
     assert [len(table.rows) for table in document.tables] == [12]
 
 
+@NEEDS_FONT
+@pytest.mark.skipif(shutil.which("pdftotext") is None, reason="no pdftotext (poppler-utils) on this machine")
 @pytest.mark.parametrize("language", words.LANGUAGES)
 def test_pdf_holds_the_numbers_and_the_headings(source: Source, language: str, tmp_path: Path) -> None:
     page = body.page(source, words.load(language))
@@ -172,6 +181,7 @@ def test_pdf_holds_the_numbers_and_the_headings(source: Source, language: str, t
     assert [block.text for block in page.blocks if isinstance(block, Heading) and "".join(block.text.split()) not in flat] == []
 
 
+@NEEDS_FONT
 def test_hostile_names_are_text(tmp_path: Path) -> None:
     source = Source(hostile.document(), {}, hostile.MARKUP)
     clean = Cells(html.render(body.page(Source(synthetic.result().document(), {}), words.load("en"))))
@@ -216,6 +226,32 @@ def test_compare_marks_what_is_not_comparable(source: Source) -> None:
     assert len([row for row in cells["table-rows"] if row[0].endswith("communication")]) == 10
 
 
+def test_other_readings_and_baselines_stand_beside(tmp_path: Path) -> None:
+    found = Source(json.loads(json.dumps(synthetic.result(against=["report-0.2.1-printed"]).document())), {})
+    cells = Cells(html.render(body.page(found, words.load("zh")))).tables["table-against"]
+    totals = [{table["id"]: table["total"]["score"] for table in side["tables"]} for side in (found.result["scoring"], *found.result["against"])]
+    assert ["communication", *(f"{total['communication']:.6g}" for total in totals)] in cells
+    assert totals[0]["communication"] != totals[1]["communication"]
+    scores = Cells(html.render(compare.page([found], words.load("en")))).tables["table-scores"]
+    assert scores[0][2:] == [f"{n}. {synthetic.RUN} ({name} / a100-report-0.2.1)" for n, name in ((1, "report-0.2.1"), (2, "report-0.2.1-printed"))]
+
+
+def test_loss_stands_against_the_curve_of_the_baseline() -> None:
+    made = synthetic.result()
+    curve = load("a100-report-0.2.1").curve("stability", "internlm-65b-32", "loss")
+    index = next(index for index, case in enumerate(made.cases) if case.id == "stability-internlm-65b-32")
+    made.cases[index] = replace(made.cases[index], series={"loss": Series(tuple(value + 1 for value in curve), "nat/token")})
+    attach(made)
+    document = json.loads(json.dumps(made.document()))
+    assert violations(document, "result", "r", "r") == []
+    page = body.page(Source(document, {}), words.load("en"))
+    figure = next(block for block in page.blocks if isinstance(block, Figure) and block.anchor == "figure-curve-internlm-65b-32")
+    assert figure.values
+    assert len(figure.values.rows) == 100
+    assert {row[3] for row in figure.values.rows} == {"1"}
+    assert figure.svg.count("<polyline") == 3
+
+
 def test_markdown_of_the_vendor_is_text() -> None:
     found = list(markdown(INTRODUCTION))
     assert [getattr(block, "text", None) or block.lines for block in found] == [
@@ -228,6 +264,7 @@ def test_ticks_lie_inside(low: float, high: float) -> None:
     assert all(low <= tick <= high * (1 + 1e-9) for tick in charts.nice(low, high))
 
 
+@NEEDS_FONT
 def test_command_writes_six_files_and_a_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = builder.build(tmp_path)
     result = tmp_path / "r.json"

@@ -15,7 +15,7 @@ from tests import synthetic
 from verify import profile, table
 from verify.data import violations
 from verify.findings import Unchecked
-from verify.metrics import Metric
+from verify.metrics import Metric, Series
 from verify.result import Result
 from verify.score import CaseResult
 from verify.scoring import baseline, engine, rows
@@ -68,7 +68,34 @@ def test_every_ratio_of_a_baseline_against_itself_is_one(name: str) -> None:
 
 
 def test_stability_against_the_printed_baseline() -> None:
-    assert scored(like_baseline("stability", A100)).tables["stability"].total.score == 1
+    unit = Metric(Fraction(0), "nat^2", "")
+    cases = [replace(case, metrics=case.metrics | {"loss_variance": unit}) for case in like_baseline("stability", A100)]
+    assert scored(cases).tables["stability"].total.score == 1
+
+
+def stability_65b(loss: list[Fraction]) -> engine.rows.RowResult:
+    row = TABLES["stability"].rows[1]
+    case = replace(synthetic.case(TABLES["stability"], row), series={"loss": Series(tuple(loss), "nat/token")})
+    return scored([case]).tables["stability"].rows[1]
+
+
+def test_variance_of_a_loss_against_the_published_curve() -> None:
+    """Ruling 8: steps 0 to 99; an offset costs nothing; a curve that is one step late gives 0.062 (spec, sensitivity notes)."""
+    curve = list(A100.curve("stability", "internlm-65b-32", "loss"))
+    assert (len(curve), curve[0]) == (101, Fraction("10.558171272277832"))
+    assert stability_65b([value + 1 for value in curve]).values["loss_variance"].test == 0
+    late = stability_65b(curve[1:])
+    assert float(late.values["loss_variance"].test) == pytest.approx(0.062, abs=5e-4)
+    assert late.parts["variance"].score == 1 - late.values["loss_variance"].test
+
+
+def test_a_curve_that_is_too_short_or_thinned_gives_no_variance() -> None:
+    curve = list(A100.curve("stability", "internlm-65b-32", "loss"))
+    assert stability_65b(curve[:99]).values["loss_variance"].test is None
+    row = TABLES["stability"].rows[0]  # 7B: its curve is not carried
+    case = replace(synthetic.case(TABLES["stability"], row), metrics={"crashes": Metric(Fraction(0), "crashes", "")})
+    found = scored([case]).tables["stability"].rows[0]
+    assert (found.parts["variance"].state, found.parts["variance"].reason) == ("0", "metric_missing")
 
 
 def test_hand_computed_checkpoint_row() -> None:

@@ -311,3 +311,16 @@ def test_counter_and_power_that_tell_two_stories() -> None:
     found, said = seen.metrics({"id": "x", "cards": 1}, view, [Window("", 0, 10 * S, {"image": 4})], 0)
     assert float(found["energy_per_image_j"].value) == 750
     assert [finding.rule for finding in said] == ["telemetry.energy"]
+
+
+def test_series_for_charts_join_the_cards_of_each_reading() -> None:
+    cards = {
+        card: [seen.Card(t=reading, card=card, read_ns=1, power_mw=1000 * (card + 1) + reading, temperature_c=50 + card) for reading in range(3)]
+        for card in range(2)
+    }
+    found = seen.series(seen.Seen(cards=cards))
+    assert {name: [float(value) for value in series.values] for name, series in found.items()} == {
+        "power_w": [3.0, 3.002, 3.004],
+        "temperature_c": [51.0, 51.0, 51.0],
+    }
+    assert seen.series(None) == {}

@@ -14,7 +14,7 @@ __all__ = ["attach", "score"]
 
 def score(result: Result, chosen: profile.Profile, base: baseline.Baseline | None) -> Scoring:
     """All cases of a result under a profile, against a baseline (None: the profile's own)."""
-    cases = [Case(case.id, case.fields, case.state, dict(case.metrics), case.facts) for case in result.cases]
+    cases = [Case(case.id, case.fields, case.state, dict(case.metrics), case.facts, dict(case.series)) for case in result.cases]
     return run(chosen, base or baseline.load(chosen.baseline), cases)
 
 

@@ -45,10 +45,15 @@ class Baseline:
     sha256: str
     document: dict[str, Any]
     cells: dict[str, Cell]
+    curves: dict[str, tuple[Fraction, ...]]
 
     def row(self, table: str, row: str, metric: str) -> Cell | None:
         """The cell of a row of the report that has a value."""
         return self._filled(f"{table}/{row}/{metric}")
+
+    def curve(self, table: str, row: str, series: str) -> tuple[Fraction, ...]:
+        """Values over steps for a row of the report, from step 0; empty where nothing is public."""
+        return self.curves.get(f"{table}/{row}/{series}", ())
 
     def case(self, workload: str, metric: str) -> Cell | None:
         """The cell of a case that did the same work."""
@@ -100,6 +105,10 @@ def read(path: Path) -> Baseline:
         hashlib.sha256(data).hexdigest(),
         document,
         {cell.key: cell for cell in cells},
+        {
+            f"{curve['table']}/{curve['row']}/{curve['series']}": tuple(map(Fraction, curve["values"] or ()))
+            for curve in document.get("curves", ())
+        },
     )
 
 

@@ -83,7 +83,16 @@ def _row(result: RowResult, number: Number) -> dict[str, Any]:
         "values": {metric: _value(value, number) for metric, value in result.values.items()},
         "parts": {name: _scored(part, number) for name, part in result.parts.items()},
         "notes": list(result.notes),
+        "curve": _curve(result.curve, number) if result.curve else None,
     } | _scored(result.result, number)
+
+
+def _curve(curve: tuple[tuple[Fraction, ...], tuple[Fraction, ...]], number: Number) -> dict[str, list[int | float]]:
+    test, base = curve
+    differences = [ours - theirs for ours, theirs in zip(test, base, strict=True)]
+    return {"test": [number(value) for value in test], "base": [number(value) for value in base]} | {
+        "difference": [number(value) for value in differences]
+    }
 
 
 def _value(value: Value, number: Number) -> dict[str, Any]:

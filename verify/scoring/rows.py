@@ -7,7 +7,7 @@ submitted (NA) and one that failed (0) count 0 and stay apart (F24, ruling 13).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Protocol
 
@@ -30,6 +30,18 @@ class Measured(Protocol):
         """Unit of the value."""
 
 
+class Points(Protocol):
+    """What scoring reads of a series."""
+
+    @property
+    def values(self) -> tuple[Fraction, ...]:
+        """One value a point."""
+
+    @property
+    def every(self) -> int:
+        """Steps a point."""
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """What scoring knows of one case: the plan's fields, its state, its metrics, facts such as `weights`."""
@@ -39,6 +51,7 @@ class Case:
     state: str
     metrics: dict[str, Measured]
     facts: dict[str, str] = field(default_factory=dict)
+    series: dict[str, Points] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +87,7 @@ class RowResult:
     parts: dict[str, Scored]
     result: Scored
     notes: tuple[str, ...] = ()
+    curve: tuple[tuple[Fraction, ...], tuple[Fraction, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,15 +201,32 @@ def not_there(case: Case | None, table: Table) -> Scored | None:
     return None
 
 
+def curves(
+    table: Table, row: Row, part: Part, case: Case | None, base: Baseline | None
+) -> tuple[tuple[Fraction, ...], tuple[Fraction, ...]] | None:
+    """The first `limit` steps of a case's series and of the baseline's curve (F10), where both have each of them."""
+    found = case.series.get(part.series) if case and part.series else None
+    steps = int(part.limit)
+    theirs = base.curve(table.id, row.id, part.series)[:steps] if base else ()
+    if found is None or found.every != 1 or not len(found.values[:steps]) == len(theirs) == steps:
+        return None
+    return found.values[:steps], theirs
+
+
 def score_row(table: Table, row: Row, case: Case | None, base: Baseline | None) -> RowResult:
     """One row that one case fills."""
     values = {part.metric: value(table, row, case, base, part.metric, part.unit, per_card=part.per_card) for part in table.parts} | {
         shown["metric"]: value(table, row, case, base, shown["metric"], shown["unit"], per_card=shown.get("per_card", False))
         for shown in table.shown
     }
+    curve = next((found for part in table.parts if (found := curves(table, row, part, case, base))), None)
+    for part in table.parts:
+        if curve and part.series and case and values[part.metric].test is None:
+            variance = formulas.loss_variance(*curve)
+            values[part.metric] = replace(values[part.metric], test=variance, actual=variance, cases=(case.id,))
     missing = not_there(case, table)
     notes = ("random_weights",) if case and case.facts.get("weights") == "random" and case.metrics else ()
-    return finish(table, row, case.id if case else None, values, missing, notes)
+    return replace(finish(table, row, case.id if case else None, values, missing, notes), curve=curve)
 
 
 def finish(
