@@ -64,7 +64,7 @@ def test_worker_needs_only_the_image(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sources("kit") + sources("verify"), ids=str)
 def test_no_vendor_is_named(path: Path) -> None:
-    text = path.read_text(encoding="utf-8").lower()
+    text = re.sub(r"</?thead>", "", path.read_text(encoding="utf-8").lower())  # the head of an HTML table is nobody's chip
     assert VENDORS.findall(text) == []
 
 
