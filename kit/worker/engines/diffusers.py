@@ -43,6 +43,22 @@ def shape(name: str) -> dict[str, Any]:
     return dict(json.loads(data))
 
 
+class Step(torch.nn.Module):
+    """One denoiser step as a whole: the prediction with guidance, then the update. A module, so that a compiler knows its weights."""
+
+    def __init__(self, denoiser: torch.nn.Module, guidance: float) -> None:
+        super().__init__()
+        self.denoiser, self.guidance = denoiser, guidance
+
+    def forward(
+        self, latents: torch.Tensor, embeddings: torch.Tensor, time: torch.Tensor, keep: torch.Tensor, move: torch.Tensor
+    ) -> torch.Tensor:
+        predicted = self.denoiser(torch.cat([latents, latents]), time, encoder_hidden_states=embeddings, return_dict=False)[0]
+        without, guided = predicted.chunk(2)
+        predicted = without + self.guidance * (guided - without)
+        return (keep * latents + move * predicted).to(latents.dtype)
+
+
 class DiffusersEngine:
     """A latent diffusion model on one device."""
 
@@ -54,13 +70,13 @@ class DiffusersEngine:
         self.tokenizer = "bytes"
         self.words: Callable[..., Any] | None = None
         self.weights_sha256: str | None = None
-        self.step: Callable[..., torch.Tensor] = self._step
+        self.step: Callable[..., torch.Tensor] = Step(parts["denoiser"], case["guidance"])
         self.times, self.keep, self.move = (table.to(device) for table in schedule(config["scheduler"], case["steps"]))
 
     def compile(self) -> None:
         """Have one denoiser step compiled as a whole, in the mode that the case names."""
         torch._dynamo.reset()
-        self.step = torch.compile(self._step, mode=self.case["compile"], fullgraph=True, dynamic=False)
+        self.step = torch.compile(self.step, mode=self.case["compile"], fullgraph=True, dynamic=False)
 
     @torch.inference_mode()
     def encode(self, prompts: list[str]) -> torch.Tensor:
@@ -95,14 +111,6 @@ class DiffusersEngine:
                 seen(index + 1, latents)
         return latents
 
-    def _step(
-        self, latents: torch.Tensor, embeddings: torch.Tensor, time: torch.Tensor, keep: torch.Tensor, move: torch.Tensor
-    ) -> torch.Tensor:
-        predicted = self.parts["denoiser"](torch.cat([latents, latents]), time, embeddings, return_dict=False)[0]
-        without, guided = predicted.chunk(2)
-        predicted = without + self.case["guidance"] * (guided - without)
-        return (keep * latents + move * predicted).to(latents.dtype)
-
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Pictures as bytes of shape [batch, height, width, 3], on the host."""
@@ -112,7 +120,7 @@ class DiffusersEngine:
     def unload(self) -> None:
         """Drop the weights."""
         self.parts.clear()
-        self.step = self._step
+        del self.step
         if self.device.type != "cpu":
             torch.get_device_module(self.device).empty_cache()
 
