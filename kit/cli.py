@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from kit import __version__, baseline, chip, doctor, image, keys, launchers, pack, plan, progress, record, run, seal
+from kit import __version__, baseline, chip, doctor, image, keys, launchers, pack, plan, progress, record, run, seal, trust
 from kit import report as reports
 from kit.errors import FAILED, KitError
 
@@ -30,7 +30,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"chipassay {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-    for add in (_add_run, _add_seal, _add_pack, _add_keygen, _add_doctor, _add_image, _add_baseline, _add_report):
+    for add in (_add_run, _add_seal, _add_pack, _add_keygen, _add_doctor, _add_image, _add_baseline, _add_report, trust.add_command):
         add(commands)
     return parser
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from kit import statements
+from kit import keyscan, statements
 from kit.files import write_atomic
 from kit.keys import public_pem
 from kit.plan import Plan
@@ -49,6 +49,7 @@ def unseal(run: Path) -> None:
 def seal(run: Path, plan: Plan, log: RunLog, key: Ed25519PrivateKey) -> None:
     """Write cases.json, SHA256SUMS, the closing entry and run.dsse.json, each atomically and in this order."""
     evidence = run / "evidence"
+    keyscan.check(evidence)
     states = case_states(plan, log)
     write_atomic(evidence / "cases.json", canonical({"schemaVersion": 1, "cases": states}) + b"\n")
     write_atomic(evidence / "signer.pub.pem", public_pem(key))

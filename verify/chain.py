@@ -65,12 +65,17 @@ def _check_signed(new: Version, root: Version, where: str) -> None:
 
 
 def follow(old: Version, new: Version, where: str) -> None:
-    """Refuse `new` unless it is the next version after `old`."""
+    """Refuse `new` unless it is the next version after `old`, signed by old's threshold."""
+    check_order(old, new.document, where)
+    _check_signed(new, old, where)
+
+
+def check_order(old: Version, new: dict[str, Any], where: str) -> None:
+    """Refuse a document that is not the next version after `old`."""
     expected = (old.document["name"], old.document["version"] + 1, {"sha256": old.sha256})
-    found = tuple(new.document[name] for name in ("name", "version", "previous"))
+    found = tuple(new[name] for name in ("name", "version", "previous"))
     if found != expected:
         raise Refused("policy.version", where, f"name, version, previous = {expected}", found)
-    _check_signed(new, old, where)
 
 
 def read_chain(path: Path) -> list[Version]:

@@ -11,7 +11,7 @@ FOLDER = Path(__file__).parent / "table"
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """One entry: `test` is <module>.py::<function>, `row` 0 where the attack table has none."""
+    """One entry: `test` is <module>.py::<function>, `row` 0 where the attack table has none, `rule` empty where the kit refuses."""
 
     file: str
     row: int

@@ -21,6 +21,7 @@ COMMANDS = {
     "kit-pack-help": ["kit", "pack", "--help"],
     "kit-image-help": ["kit", "image", "--help"],
     "kit-report-help": ["kit", "report", "--help"],
+    "kit-trust-help": ["kit", "trust", "--help"],
     "kit-baseline-help": ["kit", "baseline", "--help"],
     "kit-baseline-make-help": ["kit", "baseline", "make", "--help"],
     "verify-help": ["verify", "--help"],
