@@ -120,7 +120,8 @@ def _open(run: Path, made: plan.Plan) -> record.RunLog:
     }  # fmt: skip
     (evidence / "environment.json").write_bytes(canonical(environment) + b"\n")
     log = record.RunLog(run, KEY)
-    log.append("open", run=run.name, plan_sha256=made.sha256(), kit_version="0.1.0", worker_sha256="1" * 64, isolation="environment")
+    log.append("open", run=run.name, plan_sha256=made.sha256(), kit_version="0.1.0", worker_sha256="1" * 64, isolation="environment",
+               challenge_sha256=None)  # fmt: skip
     for name in ("plan.json", "environment.json"):
         log.append_file(evidence / name)
     return log
