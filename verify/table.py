@@ -7,7 +7,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from verify.findings import Unchecked
+from verify.findings import Unchecked, show
 
 SHOWN_STATE = {"not_run": "NA", "failed": "0 (failed)", "interrupted": "0 (interrupted)"}
 NO_BASELINE = "no baseline"
@@ -45,7 +45,7 @@ def render(document: Document, tables: list[str] | None = None) -> str:
 
 
 def _head(run: Document) -> str:
-    return "\n".join(f"{name:<9} {run.get(name) or '-'}" for name in ("run", "plan", "chip", "isolation", "signer", "origin"))
+    return "\n".join(f"{name:<9} {show(run.get(name) or '-')}" for name in ("run", "plan", "chip", "isolation", "signer", "origin"))
 
 
 def text(value: float | str | None, none: str = "-") -> str:
