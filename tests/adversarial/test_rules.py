@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ ELSEWHERE = {held.rule: held.test for held in tables.read() if held.rule} | {
 }  # fmt: skip
 
 
+@cache
 def rules_in_source() -> set[str]:
     """Every text of the form `word.word` that stands as first argument of something that makes a finding."""
     found: set[str] = set(SCHEMAS)
