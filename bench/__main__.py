@@ -1,4 +1,4 @@
-"""`python -m bench [NAME ...]`: runs the named benchmarks, all of them by default."""
+"""`python -m bench [NAME ...]` runs the named benchmarks, all of them by default; `python -m bench replay --help` has options."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ import sys
 from bench import container, recording, replay, report
 
 BENCHES = {"recording": recording.main, "replay": replay.main, "report": report.main, "container": container.main}
+WITH_OPTIONS = {"replay"}
 
 
-def main(names: list[str]) -> int:
+def main(argv: list[str]) -> int:
+    names, options = argv, []
+    if argv[:1] and argv[0] in WITH_OPTIONS:
+        names, options = argv[:1], argv[1:]
     unknown = [name for name in names if name not in BENCHES]
     if unknown:
         print(f"bench: unknown benchmark '{unknown[0]}'; known: {', '.join(BENCHES)}", file=sys.stderr)
         return 2
     for name in names or BENCHES:
         print(f"== {name}", flush=True)
-        BENCHES[name]()
+        BENCHES[name](*([options] if name in WITH_OPTIONS else []))
     return 0
 
 

@@ -46,7 +46,8 @@ def source(steps: int, ranks: int, rounds: int) -> dict[str, Any]:
         "case": [
             {"id": "synthetic-training", "suite": "pretrain", "cards": ranks, "processes": ranks, "zero_stage": 1,
              "global_batch": 2 * ranks, "micro_batch": 2, "warmup_steps": 10, "measured_steps": steps - 10, "learning_rate": 0.001,
-             "dtype": "bfloat16", "seed": 7, "data": "shakespeare.txt", "time_limit_s": 604800, "model": MODEL | {"sequence_length": 2048}},
+             "dtype": "bfloat16", "seed": 7, "compile": False, "attention": ["MATH"], "data": "shakespeare.txt",
+             "time_limit_s": 604800, "model": MODEL | {"sequence_length": 2048}},
             {"id": "synthetic-serving", "suite": "text_generation", "cards": 1, "processes": 1, "engine": "transformers", "concurrency": 16,
              "input_tokens": 256, "output_tokens": 512, "warmup_rounds": 1, "measured_rounds": rounds,
              "dtype": "bfloat16", "seed": 7, "loads": 1,

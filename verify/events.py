@@ -145,8 +145,7 @@ def check_start(event: Event, attempt: Attempt, rank: int, where: str) -> None:
 def check_order(events: list[Event], path: str, first: int) -> None:
     """Refused where time goes back, a case starts again, or anything follows its end; `first` is the line of the first event."""
     times = [event.t for event in events]
-    kinds = set(map(type, events))
-    if times == sorted(times) and not kinds & {CaseStart, CaseEnd}:
+    if times == sorted(times) and not {CaseStart, CaseEnd} & set(map(type, events)):
         return
     for number, (last, event) in enumerate(pairwise(events), start=first + 1):
         check_follows(last, event, f"{path}:{number}")

@@ -1,8 +1,8 @@
 """Blocks of lines to events, at the speed of msgspec where that is as strict as the strict reader (docs/design/replay.md).
 
-The two differ in one thing only: msgspec takes the last of keys that stand twice. A key needs two quotation marks, and a
-line of a kind without free text has a fixed number of them. So a block whose marks number what its events account for
-hides no key; any other block, and every line of a kind with free text, goes through the strict reader.
+The two differ in one thing only: msgspec takes the last of keys that stand twice. Every key needs a colon, and a line of a
+plain kind, one without free text or maps, has no others. So a block with as many colons as its events have fields hides no
+key; any other block, and every line of a kind that is not plain, goes through the strict reader.
 """
 
 from __future__ import annotations
@@ -18,23 +18,22 @@ from verify.findings import Refused
 from verify.strict import Bad
 
 
-def marks(kind: type[Event]) -> int | None:
-    """Quotation marks in a line of this kind, or None where a field may hold free text, a map, or nothing instead of text."""
-    fields = [_marks(inspect.type_info(field.type)) if field.required else None for field in msgspec.structs.fields(kind)]
-    return None if None in fields else 4 + sum(2 + (count or 0) for count in fields)  # 4: the tag's key and value
+def is_plain(kind: type[Event]) -> bool:
+    """Whether a line of this kind has one colon for each key, and none besides."""
+    return all(field.required and _is_plain(inspect.type_info(field.type)) for field in msgspec.structs.fields(kind))
 
 
-def _marks(kind: inspect.Type) -> int | None:
+def _is_plain(kind: inspect.Type) -> bool:
     match kind:
         case inspect.IntType() | inspect.FloatType() | inspect.BoolType() | inspect.NoneType():
-            return 0
-        case inspect.LiteralType(values) if all(isinstance(value, str) for value in values):
-            return 2
-        case inspect.ListType(item_type=item) if _marks(item) == 0:
-            return 0
-        case inspect.UnionType(types) if all(_marks(one) == 0 for one in types):
-            return 0
-    return None
+            return True
+        case inspect.LiteralType(values):
+            return not any(":" in str(value) for value in values)
+        case inspect.ListType(item_type=item):
+            return _is_plain(item)
+        case inspect.UnionType(types):
+            return all(map(_is_plain, types))
+    return False
 
 
 class Lines:
@@ -43,9 +42,7 @@ class Lines:
     def __init__(self, kinds: tuple[type[Event], ...], *, fast: bool = True) -> None:
         self._kind = union(kinds)
         self._decode = decoder(self._kind).decode
-        counted = {kind: marks(kind) for kind in (*COMMON, *kinds)}
-        self._marks = {kind: count for kind, count in counted.items() if count is not None}
-        self._free = counted.keys() - self._marks.keys()
+        self._keys = {kind: len(msgspec.structs.fields(kind)) + 1 for kind in (*COMMON, *kinds) if is_plain(kind)}  # 1: the tag
         self._fast = fast
 
     def events(self, block: bytes, path: str, first: int) -> list[Event]:
@@ -61,27 +58,26 @@ class Lines:
             return None
         try:
             events: list[Event] = list(map(self._decode, io.BytesIO(block)))
-            expected = self._expected(events, block)
+            expected = self._colons(events, block)
         except (msgspec.DecodeError, UnicodeError, RecursionError, Bad, Refused):
             return None  # the strict reader says what is wrong, and where first
-        return events if block.count(b'"') == expected else None
+        return events if block.count(b":") == expected else None
 
-    def _expected(self, events: list[Event], block: bytes) -> int:
-        """Quotation marks that the block has if no key stands twice."""
+    def _colons(self, events: list[Event], block: bytes) -> int:
+        """Colons that the block has if no key stands twice."""
         kinds = set(map(type, events))
-        if kinds & self._free:
+        if not kinds <= self._keys.keys():
             return self._strict(events, block.split(b"\n"))
         if len(kinds) == 1:
-            return len(events) * self._marks[kinds.pop()]
-        return sum(count * self._marks[kind] for kind, count in Counter(map(type, events)).items())
+            return len(events) * self._keys[kinds.pop()]
+        return sum(count * self._keys[kind] for kind, count in Counter(map(type, events)).items())
 
     def _strict(self, events: list[Event], lines: list[bytes]) -> int:
-        """The same for a block with free text; lines that have any are read again by the strict reader."""
+        """The same for a block with other than plain kinds, whose lines are read again by the strict reader."""
         expected = 0
         for index, (event, line) in enumerate(zip(events, lines, strict=False)):
-            if type(event) in self._free:
+            keys = self._keys.get(type(event))
+            if keys is None:
                 events[index] = parse(line, self._kind, "")
-                expected += line.count(b'"')
-            else:
-                expected += self._marks[type(event)]
+            expected += line.count(b":") if keys is None else keys
         return expected

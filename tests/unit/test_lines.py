@@ -16,8 +16,7 @@ from tests.adversarial import builder, specifications
 from verify import events, files, metrics, score
 from verify.events import exact
 from verify.findings import Refused
-from verify.lines import Lines, marks
-from verify.metrics import pretrain, text_generation
+from verify.lines import Lines, is_plain
 
 SUITES = {"pretrain": builder.pretrain(0, 5), "text_generation": builder.text(), "specifications": specifications.events()}
 QUICK = {suite: Lines(metrics.load(suite).EVENTS) for suite in SUITES}
@@ -141,11 +140,9 @@ def test_honest_events_take_the_quick_way() -> None:
         assert quick == STRICT[suite].events(b"".join(line + b"\n" for line in sample), "events", 1), suite
 
 
-def test_marks_of_kinds() -> None:
-    line = next(line for line in SAMPLES["pretrain"] if b'"step"' in line)
-    assert marks(pretrain.Step) == line.count(b'"') == 24
-    assert marks(text_generation.Tokens) == next(line for line in SAMPLES["text_generation"] if b'"ids"' in line).count(b'"')
-    assert [marks(kind) for kind in (events.CaseStart, events.Environment, events.Model, events.CaseEnd, pretrain.Data)] == [None] * 5
+def test_plain_kinds_are_those_without_free_text() -> None:
+    plain = {kind.__name__ for suite in SUITES for kind in (*events.COMMON, *metrics.load(suite).EVENTS) if is_plain(kind)}
+    assert plain == {"Step", "Load", "RoundStart", "Submit", "Tokens", "Finish", "Memory"}
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
-from operator import add
 from typing import Literal, cast
 
 from verify.events import Environment, Event, Model, Natural, Positive, Sha256, exact
@@ -236,8 +235,10 @@ def _add(steps: Steps, part: Part) -> None:
     """Add a rank's steps to those of the ranks before it; the first rank's stand as they are."""
     known = max(0, min(len(part.duration_ns), len(steps.slowest_ns) - part.first))
     begin, end = part.first, part.first + known
-    steps.slowest_ns[begin:end] = array("q", map(max, steps.slowest_ns[begin:end], part.duration_ns))
-    steps.loss[begin:end] = array("d", map(add, steps.loss[begin:end], part.loss))
+    slowest_ns, loss = steps.slowest_ns[begin:end], steps.loss[begin:end]
+    slower = [a if a > b else b for a, b in zip(part.duration_ns, slowest_ns, strict=False)]  # noqa: FURB136 - max costs twice as much
+    steps.slowest_ns[begin:end] = array("q", slower)
+    steps.loss[begin:end] = array("d", [own + other for own, other in zip(part.loss, loss, strict=False)])
     if steps.loss_dp_mean[begin:end].tobytes() != part.loss_dp_mean[:known].tobytes():
         _apart(steps, begin, part.loss_dp_mean[:known])
     steps.slowest_ns.extend(part.duration_ns[known:])
