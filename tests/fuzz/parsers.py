@@ -24,6 +24,7 @@ from tests.fuzz import damage
 from verify import chain, envelope, events, metrics, notes, policy, runlog, score, statement, statements, strict, telemetry, tree
 from verify.files import Evidence
 from verify.findings import Refused, Unchecked
+from verify.lines import Lines
 from verify.scoring import baseline
 from verify.strict import canonical
 
@@ -119,7 +120,7 @@ def _event(suite: str) -> Feed:
 
 def _blocks(suite: str) -> Feed:
     """The quick reader of blocks says what the strict one says of their lines."""
-    quick, slow = (events.Lines(metrics.load(suite).EVENTS, fast=fast) for fast in (True, False))
+    quick, slow = (Lines(metrics.load(suite).EVENTS, fast=fast) for fast in (True, False))
 
     def both(data: bytes) -> object:
         data = data if data.endswith(b"\n") else data + b"\n"
