@@ -17,6 +17,7 @@ def main() -> int:
     options.add_argument("what", nargs="?", choices=["runs", "parsers"], help="default: both")
     options.add_argument("--count", type=int, default=100_000, help="mutations of a sealed run (default: %(default)s)")
     options.add_argument("--minutes", type=float, default=30.0, help="minutes of CPU for all parsers together (default: %(default)s)")
+    options.add_argument("--match", default="", metavar="TEXT", help="only parsers with this in their names")
     options.add_argument("--seed", type=int, default=1, help="default: %(default)s")
     options.add_argument("--run", type=Path, help="sealed run to damage (default: a small one made for tests)")
     given = options.parse_args()
@@ -24,7 +25,7 @@ def main() -> int:
     if given.what != "parsers":
         faults += _runs(given)
     if given.what != "runs":
-        tallies = parsers.fuzz(given.minutes * 60, given.seed)
+        tallies = parsers.fuzz(given.minutes * 60, given.seed, given.match)
         print(f"parsers: {sum(t.count for t in tallies):,} inputs, {sum(t.cpu_s for t in tallies) / 60:.1f} minutes of CPU")
         faults += [fault for tally in tallies for fault in tally.faults]
     for fault in faults[:20]:
