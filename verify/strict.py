@@ -1,13 +1,15 @@
 """One strict JSON reader for everything that is signed or scored, and the canonical writer.
 
 Two readers that disagree about a document let an attacker show each of them what it wants to see. So: UTF-8 without a
-byte-order mark, no duplicate keys and none that differ by case only, no NaN or Infinity, bounded integers, bounded
-depth and size. Integers fit 64 bits, since Unix nanoseconds do not fit 53; a statement is read with `SAFE_INTEGER`.
+byte-order mark, no duplicate keys and none that differ by case only, no NaN or Infinity, bounded integers; size and
+depth are bounded before anything is parsed. Integers fit 64 bits, since Unix nanoseconds do not fit 53; a statement is
+read with `SAFE_INTEGER`.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
@@ -22,6 +24,9 @@ MAX_DEPTH = 32
 MAX_BYTES = 32 * 2**20
 MAX_NUMBER_CHARACTERS = 64
 MAX_EXPONENT = 400  # beyond every finite double, and small enough to hold exactly
+
+_TEXTS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
+_BRACKETS = re.compile(rb"[][{}]")
 
 Real = Callable[[str], Any]
 
@@ -89,15 +94,15 @@ def _decoder(real: Real, largest: int, beyond: Real | None) -> json.JSONDecoder:
     return json.JSONDecoder(object_pairs_hook=_pairs, parse_float=real, parse_int=integer, parse_constant=_constant)
 
 
-def _check_depth(value: Any, depth: int = 1) -> None:
-    if depth > MAX_DEPTH:
-        raise Bad("json.depth", f"at most {MAX_DEPTH} levels", "more")
-    if isinstance(value, dict):
-        for part in value.values():
-            _check_depth(part, depth + 1)
-    elif isinstance(value, list):
-        for part in value:
-            _check_depth(part, depth + 1)
+def _check_depth(data: bytes) -> None:
+    """Before parsing, so that no parser is ever handed a deep document; a text without its end goes to the end of the data."""
+    if data.count(b"{") + data.count(b"[") <= MAX_DEPTH:
+        return
+    depth = 0
+    for bracket in _BRACKETS.finditer(_TEXTS.sub(b"", data)):
+        depth += 1 if bracket[0] in {b"[", b"{"} else -1
+        if depth > MAX_DEPTH:
+            raise Bad("json.depth", f"at most {MAX_DEPTH} levels", "more")
 
 
 def _parse(data: bytes, limit: int, decode: Callable[[str], Any]) -> Any:
@@ -106,9 +111,8 @@ def _parse(data: bytes, limit: int, decode: Callable[[str], Any]) -> Any:
     text = data.decode("utf-8")
     if text.startswith("\ufeff"):
         raise Bad("json.encoding", "no byte-order mark", "one")
+    _check_depth(data)
     value = decode(text)
-    if data.count(b"{") + data.count(b"[") > MAX_DEPTH - 1:
-        _check_depth(value)
     if b"\\u" in data:
         _dumped(value).encode("utf-8")
     return value

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from fractions import Fraction
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from verify import strict
 from verify.findings import Refused
 from verify.strict import MAX_DEPTH, canonical, exact, loads
 
@@ -69,3 +72,30 @@ def test_size_is_bounded() -> None:
     with pytest.raises(Refused, match=r"json\.size"):
         loads(b"[1,2,3]", limit=6)
     assert loads(b"[1,2,3]", limit=7) == [1, 2, 3]
+
+
+def nested(levels: int, core: bytes) -> bytes:
+    return b"[" * levels + core + b"]" * levels
+
+
+@pytest.mark.parametrize("core", [b"1", b'"' + b"[{" * 40 + b'\\"[["', b'"a",{}'])
+def test_depth_counts_brackets_outside_of_texts(core: bytes) -> None:
+    free = MAX_DEPTH - (b"{}" in core)
+    assert loads(nested(free, core)) == json.loads(nested(free, core))
+    with pytest.raises(Refused, match=r"json\.depth"):
+        loads(nested(free + 1, core))
+
+
+@pytest.mark.parametrize("data", [b"[" * 10**6, b'{"a":' * 10**6, b'["\\"' + b"[" * 10**6, b'"' * 10**6, b'\\"' * 10**6, b"[" * 40 + b'"', b'["\\'])
+def test_deep_and_unended_documents_are_refused_at_once(data: bytes) -> None:
+    """Depth is known before the parser sees the document, and no document makes the look at it slow."""
+    begin = time.process_time()
+    with pytest.raises(Refused, match=r"json\.(depth|syntax)"):
+        loads(data)
+    assert time.process_time() - begin < 2
+
+
+def test_no_parser_is_handed_a_deep_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strict, "_decoder", lambda *_: SimpleNamespace(decode=lambda text: pytest.fail("parsed")))
+    with pytest.raises(Refused, match=r"json\.depth"):
+        loads(nested(MAX_DEPTH + 1, b""))
