@@ -147,7 +147,7 @@ def _difference(ours: Document, other: Document) -> str:
         if table["id"] in beside and (table["total_kind"] != "none" or table["reuse"])
     ]
     names = [f"{side['profile']['name']} / {side['baseline']['name']}" for side in (ours, other)]
-    changes = [f"- {entry['table']}: {entry['note']} (ruling {entry['ruling']})" for entry in other["profile"]["changes"]]
+    changes = [f"- {entry['table']}: {entry['note']['en']} (ruling {entry['ruling']})" for entry in other["profile"]["changes"]]
     grid = _grid(rows, ("place", "table", *names, "change"))
     return "\n".join([f"{names[0]} against {names[1]}", grid, *dict.fromkeys(changes)])
 

@@ -125,7 +125,7 @@ def _hardware(source: Source, words: Words) -> Table:
         "torch": host.get("torch"),
         "driver": host.get("driver"),
         "memory": memory and f"{memory / 2**30:.1f} GiB",
-        "isolation": run.get("isolation"),
+        "isolation": run.get("isolation") and words.name("isolation", run["isolation"]),
         "image": image and f"{image.get('reference')} {image.get('manifest') or image.get('config')}",
         "lock": facts.get("lock") and f"{facts['lock']['file']} sha256:{facts['lock']['sha256']}",
         "grants": facts.get("grants") and ", ".join(f"{name}={value}" for name, value in sorted(facts["grants"].items())),
@@ -242,7 +242,9 @@ def _verification(source: Source, words: Words) -> Iterator[Block]:
     yield heading(words, "verdict", 2)
     yield Text(words.say(f"verdict.{source.result['verdict']}"), "note" if source.result["verdict"] == "verified" else "warning")
     keys = ("severity", "rule", "where", "expected", "found")
-    findings = tuple(tuple(str(finding[key]) for key in keys) for finding in source.result["findings"])
+    findings = tuple(
+        (words.name("severity", finding["severity"]), *(str(finding[key]) for key in keys[1:])) for finding in source.result["findings"]
+    )
     columns = tuple(Column(words.say(f"column.{key}")) for key in keys)
     yield Table("table-findings", words.say("heading.verdict"), columns, findings) if findings else Text(words.say("text.no_findings"))
     yield heading(words, "audit", 2)
@@ -280,7 +282,8 @@ def _against(source: Source, words: Words) -> Iterator[Block]:
     columns = (Column(words.say("column.item")), *(Column(reading(side), number=True) for side in sides))
     yield Table("table-against", words.say("text.against"), columns, rows)
     changes = [(side["profile"]["name"], change) for side in others for change in side["profile"]["changes"]]
-    lines = (f"{name} · {change['table']} ({words.say('column.ruling')} {change['ruling']}): {change['note']}" for name, change in changes)
+    ruling = words.say("column.ruling")
+    lines = (f"{name} · {change['table']} ({ruling} {change['ruling']}): {change['note'][words.language]}" for name, change in changes)
     yield Items(tuple(dict.fromkeys(lines)))
 
 
@@ -312,6 +315,6 @@ def _reading(source: Source, words: Words) -> Iterator[Block]:
         for scored in scoring["tables"]
         for part in scored["parts"]
     )
-    heads = ("", "heading.h3", "part_name.performance", "column.metric", "column.formula", "weight", "column.provenance")
-    columns = tuple(Column(words.say(head) if head else words.say("column.id")) for head in heads)
+    heads = ("column.place", "column.table", "column.item", "column.metric", "column.formula", "weight", "column.provenance")
+    columns = tuple(Column(words.say(head)) for head in heads)
     yield Table("table-reading", words.say("heading.reading"), columns, rows)

@@ -120,10 +120,11 @@ def _dot(x: float, y: float, point: Point) -> str:
     return f'<circle class="dot g{point.group}" cx="{x:.1f}" cy="{y:.1f}" r="4.5">{title}</circle>'
 
 
-def _legend(names: Sequence[str], y: float) -> list[str]:
+def _legend(names: Sequence[str], y: float, *, lines: bool = False) -> list[str]:
     parts, x = [], float(LEFT)
     for index, name in enumerate(names):
-        parts.append(_dot(x + 5, y, Point(0, 0, index, name)) + _text(x + 16, y + 4, name))
+        mark = _line(x - 6, y, x + 12, y, f"line l{index}") if lines else _dot(x + 5, y, Point(0, 0, index, name))
+        parts.append(mark + _text(x + 16, y + 4, name))
         x += 40 + 8.5 * sum(2 if ord(character) > 0x2E80 else 1 for character in name)
     return parts
 
@@ -134,7 +135,8 @@ def lines(series: Sequence[Sequence[float]], warmup: int, axes: tuple[str, str],
     plot = PLOT_HEIGHT // 2 + 20
     values = [value for line in series for value in line]
     low, high = min(values), max(values)
-    low, high = (low - 0.5, high + 0.5) if low == high else (low - 0.04 * (high - low), high + 0.04 * (high - low))
+    margin = 0.04 * (high - low) if low != high else 0.5 * abs(low) or 0.5
+    low, high = low - margin, high + margin
     count = max(2, *(len(line) for line in series), 2)
 
     def place(index: float, value: float) -> tuple[float, float]:
@@ -151,5 +153,5 @@ def lines(series: Sequence[Sequence[float]], warmup: int, axes: tuple[str, str],
         points = " ".join("{:.1f},{:.1f}".format(*place(position, value)) for position, value in enumerate(line))
         parts.append(f'<polyline class="line l{index}" points="{points}"/>')
     parts += [_text(WIDTH - RIGHT, top + plot + 16, axes[0], "end", "tick"), _text(LEFT, 16, axes[1])]
-    parts += _legend(legend, top + plot + 30) if len(legend) > 1 else []
-    return _svg(height if len(legend) > 1 else height - 24, parts, name)
+    parts += _legend(legend, top + plot + 30, lines=True) if len(legend) > 1 else []
+    return _svg(height if len(legend) > 1 else height - 14, parts, name)

@@ -115,8 +115,10 @@ def series(source: Source, words: Words, part: tuple[str, str]) -> Iterator[Figu
 
 
 def _series(case: str, name: str, found: dict[str, Any], words: Words) -> Figure:
+    axis = words.say("chart.reading" if name in TELEMETRY else "chart.step")
     known = f"chart.{name}" if name in words.entries["chart"] else "chart.series"
     title = words.say(known, case=case, name=name)
+    name = words.name("metric", name)
     values = found["values"]
     alt = words.say(
         "chart.series_alt",
@@ -127,7 +129,6 @@ def _series(case: str, name: str, found: dict[str, Any], words: Words) -> Figure
         unit=found["unit"],
         warmup=found["warmup"] * found["every"],
     )
-    axis = words.say("chart.reading" if name in TELEMETRY else "chart.step")
     svg = charts.lines([values], found["warmup"], (axis, f"{name} ({found['unit']})"), [name], title)
     anchor = f"figure-{slug(case)}-{slug(name)}"
     every = max(1, -(-len(values) // SHOWN_POINTS))

@@ -13,7 +13,7 @@ from kit.report.blocks import Block, Column, Figure, Heading, Items, Page, Table
 ASSETS = Path(__file__).parent / "assets"
 ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"})
 SHORT = 24  # characters up to which a cell is kept on one line
-FILTER_FROM = 12  # rows from which a filter is worth its place
+FILTER_FROM = 16  # rows from which a filter is worth its place
 
 
 def safe(text: str) -> str:

@@ -70,8 +70,9 @@ def _block(block: Block) -> list[dict[str, Any]]:
 
 
 def breakable(text: str) -> str:
-    """Places at which a word of more than 40 characters (a digest, a name) may break."""
-    return LONG.sub(lambda found: ZERO_WIDTH_SPACE.join(PIECE.findall(found.group())), text)
+    """Places at which a word of more than 40 characters (a digest) or a name with underscores may break."""
+    pieces = LONG.sub(lambda found: ZERO_WIDTH_SPACE.join(PIECE.findall(found.group())), text)
+    return pieces.replace("_", f"_{ZERO_WIDTH_SPACE}")
 
 
 def _table(table: Table) -> dict[str, Any]:

@@ -78,6 +78,9 @@ def _column(column: str, scored: Row, words: Words) -> Column:
     if kind in {"base", "test", "actual"}:
         own = words.entries["metric_of"].get(scored["id"], {}).get(name)
         return Column(words.say({"base": "baseline"}.get(kind, kind)), own or words.name("metric", name), number=True)
+    if kind == "spread":
+        own = words.entries["metric_of"].get(scored["id"], {}).get(name)
+        return Column(words.say("column.spread"), own or words.name("metric", name), number=True)
     if kind == "cards":
         return Column(words.say({"base": "baseline"}.get(name, name)), words.say("column.cards"), number=True)
     if kind == "label":
@@ -108,6 +111,11 @@ def _test(name: str, row: Row, _: Row, words: Words, __: dict[str, int]) -> str:
 
 def _actual(name: str, row: Row, _: Row, words: Words, __: dict[str, int]) -> str:
     return number(row["values"][name]["actual"], words.say("missing"))
+
+
+def _spread(name: str, row: Row, _: Row, words: Words, __: dict[str, int]) -> str:
+    spread = row["values"].get(name, {}).get("spread")
+    return f"{spread[0]:.4g} ~ {spread[1]:.4g}" if spread else words.say("missing")
 
 
 def _cards(name: str, row: Row, _: Row, words: Words, cards: dict[str, int]) -> str:
@@ -144,6 +152,7 @@ CELLS: dict[str, Callable[[str, Row, Row, Words, dict[str, int]], str]] = {
     "base": _base,
     "test": _test,
     "actual": _actual,
+    "spread": _spread,
     "cards": _cards,
     "label": _label,
     "why": _why,

@@ -99,7 +99,7 @@ def test_layout_names_only_what_profiles_have() -> None:
         known = set(found["rows"][0]["values"]) | {"perplexity"}
         for column in tables.layout()[found["id"]]:
             kind, _, name = column.partition(".")
-            if kind in {"base", "test", "actual"}:
+            if kind in {"base", "test", "actual", "spread"}:
                 assert name in known, column
             if kind == "label":
                 assert name in found["rows"][0]["label"], column
@@ -249,7 +249,7 @@ def test_loss_stands_against_the_curve_of_the_baseline() -> None:
     assert figure.values
     assert len(figure.values.rows) == 100
     assert {row[3] for row in figure.values.rows} == {"1"}
-    assert figure.svg.count("<polyline") == 3
+    assert figure.svg.count("<polyline") == figure.svg.count('<line class="line') == 3
 
 
 def test_markdown_of_the_vendor_is_text() -> None:

@@ -325,3 +325,13 @@ def test_off_grid_cases_score_against_the_same_workload() -> None:
     assert (part["score"], part["basis"]) == (0.5, "cases")
     assert baseline.workload(case.fields) == baseline.workload(case.fields | {"id": "other", "micro_batch": 8})
     assert baseline.workload(case.fields) != baseline.workload(case.fields | {"global_batch": 8})
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.fractions(min_value=Fraction(1, 20), max_value=1))
+def test_shorter_waits_never_lower_the_total(factor: Fraction) -> None:
+    base = synthetic.pack(OURS, Fraction(1))
+    name = "first_token_latency_mean_ms"
+    faster = [replace(case, metrics=case.metrics | {name: Metric(case.metrics[name].value * factor, "ms", "")}) for case in text_cases()]
+    before, after = (scored(cases, OURS, base).tables["text_generation_tiers"].total.score for cases in (text_cases(), faster))
+    assert after >= before

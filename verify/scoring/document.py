@@ -102,6 +102,7 @@ def _value(value: Value, number: Number) -> dict[str, Any]:
         "baseline": value.base_key,
         "status": value.base_status,
         "cases": list(value.cases),
+        "spread": [number(edge) for edge in value.spread] if value.spread else None,
     }
 
 

@@ -29,6 +29,14 @@ class Measured(Protocol):
     def unit(self) -> str:
         """Unit of the value."""
 
+    @property
+    def least(self) -> Fraction | None:
+        """Least of what the value is a mean of."""
+
+    @property
+    def most(self) -> Fraction | None:
+        """Most of what the value is a mean of."""
+
 
 class Points(Protocol):
     """What scoring reads of a series."""
@@ -56,7 +64,10 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """One cell: baseline and test side by side; `actual` is the test before it was scaled to the baseline's cards (F21)."""
+    """One cell: baseline and test side by side; `actual` is the test before it was scaled to the baseline's cards (F21).
+
+    `spread` is the least and most of what the actual value is a mean of.
+    """
 
     metric: str
     unit: str
@@ -66,6 +77,7 @@ class Value:
     base_key: str | None = None
     base_status: str | None = None
     cases: tuple[str, ...] = ()
+    spread: tuple[Fraction, Fraction] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +150,15 @@ def value(table: Table, row: Row, case: Case | None, base: Baseline | None, metr
     test = actual
     if per_card and actual is not None and case is not None and row.cards:
         test = formulas.per_baseline_cards(actual, case.fields["cards"], row.cards)
-    return Value(metric, measured.unit if measured else unit, test, actual, *_based(cell), cases=(case.id,) if case and measured else ())
+    shown = measured.unit if measured else unit
+    cases = (case.id,) if case and measured else ()
+    return Value(metric, shown, test, actual, *_based(cell), cases, _spread(measured))
+
+
+def _spread(measured: Measured | None) -> tuple[Fraction, Fraction] | None:
+    if measured is None or measured.least is None or measured.most is None:
+        return None
+    return measured.least, measured.most
 
 
 def _based(cell: Cell | None) -> tuple[Fraction | None, str | None, str | None]:
