@@ -168,8 +168,8 @@ def mode(out: Path, here: torch.device, engine: Any, name: str, stored: dict[str
 
     def bare() -> None:
         with torch.no_grad():
-            for index in range(steps):
-                denoiser(pair, engine.times[index], encoder_hidden_states=text, timestep_cond=None, cross_attention_kwargs=None, added_cond_kwargs=None, return_dict=False)
+            for instant, _, _ in engine.schedule:
+                denoiser(pair, instant, encoder_hidden_states=text, timestep_cond=None, cross_attention_kwargs=None, added_cond_kwargs=None, return_dict=False)
 
     whole = turns(here, {"ours": lambda: text_to_image._call(case, engine, here, 1), "plain": plain_pipeline(engine, denoiser)}, 6)
     denoise = turns(here, {"ours": lambda: engine.denoise(start, embeddings), "bare": bare}, 6)

@@ -71,14 +71,17 @@ class DiffusersEngine:
         self.words: Callable[..., Any] | None = None
         self.weights_sha256: str | None = None
         self.step: Callable[..., torch.Tensor] = Step(parts["denoiser"], case["guidance"])
-        self.times, self.keep, self.move = (table.to(device) for table in schedule(config["scheduler"], case["steps"]))
+        tables = [table.to(device) for table in schedule(config["scheduler"], case["steps"])]
+        self.schedule = list(zip(*(table.unbind() for table in tables), strict=True))
+        self.compiled = False
 
     def compile(self) -> None:
         """Have one denoiser step compiled as a whole, in the mode that the case names."""
         torch._dynamo.reset()
+        self.compiled = True
         self.step = torch.compile(self.step, mode=self.case["compile"], fullgraph=True, dynamic=False)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, prompts: list[str]) -> torch.Tensor:
         """Embeddings of shape [2 x batch, tokens, width]: no prompt first, then the prompts."""
         ids = torch.tensor([self._ids(text) for text in [""] * len(prompts) + prompts], device=self.device)
@@ -100,18 +103,20 @@ class DiffusersEngine:
         start = torch.randn(self.case["batch"], self.config["denoiser"]["in_channels"], side, side, generator=generator)
         return start.to(self.device, self.dtype)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def denoise(
         self, latents: torch.Tensor, embeddings: torch.Tensor, seen: Callable[[int, torch.Tensor], None] | None = None
     ) -> torch.Tensor:
         """All steps; `seen` is shown the latents after each."""
-        for index in range(self.case["steps"]):
-            latents = self.step(latents, embeddings, self.times[index], self.keep[index], self.move[index]).clone()
+        for number, (time, keep, move) in enumerate(self.schedule, start=1):
+            latents = self.step(latents, embeddings, time, keep, move)
+            if self.compiled:  # a compiled step gives the same memory each time
+                latents = latents.clone()
             if seen:
-                seen(index + 1, latents)
+                seen(number, latents)
         return latents
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Pictures as bytes of shape [batch, height, width, 3], on the host."""
         pixels = self.parts["decoder"].decode(latents / self.config["decoder"]["scaling_factor"], return_dict=False)[0]
