@@ -36,8 +36,8 @@ class Reader {
     return value;
   }
   value(depth) {
-    need(depth <= MAX_DEPTH, "JSON: too deep");
     const mark = this.text[this.at];
+    need(depth <= MAX_DEPTH || (mark !== "{" && mark !== "["), "JSON: too deep");
     if (mark === "{") return this.object(depth);
     if (mark === "[") return this.list(depth);
     if (mark === '"') return this.string();
