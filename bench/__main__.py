@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from bench import container, recording, replay, report
+from bench import audit, container, recording, replay, report
 
-BENCHES = {"recording": recording.main, "replay": replay.main, "report": report.main, "container": container.main}
+BENCHES = {"audit": audit.main, "recording": recording.main, "replay": replay.main, "report": report.main, "container": container.main}
 WITH_OPTIONS = {"replay"}
 
 

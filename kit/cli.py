@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from kit import __version__, baseline, chip, doctor, image, keys, launchers, pack, plan, progress, record, run, seal, trust
 from kit import report as reports
 from kit.errors import FAILED, KitError
+from kit.lab import cli as lab
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,7 +31,8 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"chipassay {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-    for add in (_add_run, _add_seal, _add_pack, _add_keygen, _add_doctor, _add_image, _add_baseline, _add_report, trust.add_command):
+    adders = (_add_run, _add_seal, _add_pack, _add_keygen, _add_doctor, _add_image, _add_baseline, _add_report, trust.add_command, lab.add)
+    for add in adders:
         add(commands)
     return parser
 

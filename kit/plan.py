@@ -63,8 +63,10 @@ def shipped_plans() -> list[str]:
 
 
 def load(name_or_path: str) -> Plan:
-    """Resolve a shipped plan by name, or any plan file by its path."""
+    """Resolve a shipped plan by name, or any plan file by its path; a .json file is a plan that was resolved before."""
     path = _find(name_or_path)
+    if path.suffix == ".json":
+        return _resolved(path)
     try:
         source = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -74,9 +76,18 @@ def load(name_or_path: str) -> Plan:
     return resolve(source, where=str(path))
 
 
+def _resolved(path: Path) -> Plan:
+    try:
+        made = from_run(path)
+    except ValueError as error:
+        raise KitError("plan cannot be read", where=str(path), why=str(error), next_step="name a plan.json that the kit wrote") from error
+    check(made.document, "resolved_plan", str(path))
+    return made
+
+
 def _find(name_or_path: str) -> Path:
     shipped = root() / "manifests/plans" / f"{name_or_path}.toml"
-    if "/" not in name_or_path and not name_or_path.endswith(".toml"):
+    if "/" not in name_or_path and not name_or_path.endswith((".toml", ".json")):
         if shipped.is_file():
             return shipped
         raise KitError(f"unknown plan '{name_or_path}'", next_step=closest(name_or_path, shipped_plans()))
@@ -151,7 +162,7 @@ def _check_layout(case: Case, where: str) -> None:
         )
 
 
-def select(plan: Plan, suites: Sequence[str], glob: str | None, section: str | None) -> list[Case]:
+def select(plan: Plan, suites: Sequence[str], glob: str | None, section: str | None, only: Sequence[str] = ()) -> list[Case]:
     """The cases that a command asks for, in plan order; a filter that fits no case at all is a misuse."""
     known = {case["suite"] for case in plan.cases}
     for suite in suites:
@@ -163,4 +174,6 @@ def select(plan: Plan, suites: Sequence[str], glob: str | None, section: str | N
         if not chosen:
             ids = [case["id"] for case in plan.cases]
             raise KitError(f"no case fits '{glob}'", where=f"plan {plan.name}", next_step=closest(glob, ids))
+    if only:
+        chosen = [case for case in chosen if case["id"] in only]
     return [case for case in chosen if section is None or case["section"] in {section, SHARED_SECTION}]

@@ -41,6 +41,7 @@ class Options:
     cards: tuple[int, ...] = ()
     launcher: str | None = None
     key: Path | None = None
+    only: tuple[str, ...] = ()
     challenge: Path | None = None
 
 
@@ -98,7 +99,7 @@ def execute(options: Options, show: progress.Progress, opened: Callable[[Path], 
     """Run the selected cases that are not done yet, seal, and return the run directory; `opened` hears of it first."""
     with _session(options, show) as session:
         opened(session.run)
-        selected = plan.select(session.plan, options.suites, options.case, options.section)
+        selected = plan.select(session.plan, options.suites, options.case, options.section, options.only)
         if not selected:
             show.say(f"plan {session.plan.name} has no such case in section {options.section}: nothing to run")
         try:

@@ -35,10 +35,12 @@ def rules_in_source() -> set[str]:
     found: set[str] = set(SCHEMAS)
     for path in (ROOT / "verify").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).endswith("_RULES") and isinstance(node.value, ast.Dict):
+                found |= {str(value.value) for value in node.value.values if isinstance(value, ast.Constant)}
             if isinstance(node, ast.Call) and node.args:
                 name = getattr(node.func, "id", getattr(node.func, "attr", ""))
                 first = node.args[2] if name == "violations" else node.args[0]
-                if name in {"error", "warning", "notice", "Refused", "Bad", "_differ", "violations"} and isinstance(first, ast.Constant):
+                if name in {"error", "warning", "notice", "Refused", "Bad", "_differ", "_same", "violations"} and isinstance(first, ast.Constant):
                     found.add(str(first.value))
     return {rule for rule in found if NAMED.fullmatch(rule)} | {rule for suite in metrics.suites() for rule in metrics.load(suite).RULES}
 

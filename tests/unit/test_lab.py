@@ -1,0 +1,279 @@
+"""The lab's commands, in order and out of order: each step once, each refusal one line with what to do next.
+
+The runner that re-runs cases is fake (tests/adversarial/audits.py); the real one is tests/integration/test_audit.py.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kit.cli import main
+from kit.errors import KitError
+from kit.lab import issue, office, publish, rerun
+from kit.lab.rerun import Task
+from tests.adversarial import audits, trust
+from tests.adversarial.audits import Office
+from verify import audit, audit_cli, cli, ledger, policy, publication, sample
+from verify.sample import Member
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Office:
+    return audits.office(tmp_path / "office")
+
+
+def run_for(lab: Office) -> Path:
+    return audits.vendor_run(lab.folder / "vendor", lab.challenge().challenge.sha256)
+
+
+def test_the_secret_is_the_labs_alone_and_fits_its_commitment(lab: Office) -> None:
+    made = lab.challenge()
+    path = made.folder / "secret"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert sample.commitment(made.secret()) == made.challenge.predicate["revealCommit"]["sha256"]
+    assert made.secret().hex() not in (made.audit / "challenge.dsse.json").read_text()
+    path.chmod(0o644)
+    with pytest.raises(KitError, match="open to others"):
+        made.secret()
+
+
+def test_two_challenges_share_nothing(lab: Office) -> None:
+    first, second = lab.challenge(), lab.challenge()
+    assert first.challenge.predicate["nonce"] != second.challenge.predicate["nonce"]
+    assert first.secret() != second.secret()
+    assert set(ledger.read(lab.lab / "ledger").states.values()) == {"open"}
+
+
+def test_no_step_before_its_time_and_none_twice(lab: Office, tmp_path: Path) -> None:
+    run = run_for(lab)
+    with pytest.raises(KitError, match=r"challenge is open, not receipted.*give the receipt first"):
+        lab.reveal(run)
+    with pytest.raises(KitError, match=r"challenge is open, not revealed.*give the receipt first"):
+        lab.audit(run)
+    lab.receipt(run)
+    with pytest.raises(KitError, match=r"challenge is receipted, not open"):
+        lab.receipt(run)
+    with pytest.raises(KitError, match=r"reveal first"):
+        lab.audit(run)
+    lab.reveal(run)
+    with pytest.raises(KitError, match=r"not receipted"):
+        lab.reveal(run)
+    with pytest.raises(KitError, match=r"only an audit that passed"):
+        lab.publish(run, tmp_path / "RESULT")
+    lab.audit(run)
+    with pytest.raises(KitError, match=r"it was audited; publish"):
+        lab.audit(run)
+
+
+def test_a_challenge_takes_one_run(lab: Office) -> None:
+    run = run_for(lab)
+    lab.receipt(run)
+    second = audits.vendor_run(lab.folder / "second", office.challenge_of(run))
+    with pytest.raises(KitError, match="takes one run"):
+        lab.receipt(second)
+    with pytest.raises(KitError, match="receipt is on another run"):
+        lab.reveal(second)
+
+
+class Stopped(Exception):
+    """A crash, made for the test."""
+
+
+def test_an_audit_that_was_stopped_goes_on_with_the_run_that_was_begun(lab: Office) -> None:
+    run = run_for(lab)
+    lab.receipt(run)
+    lab.reveal(run)
+    begun: list[Path] = []
+    true = lab.execute
+
+    def crash(task: Task, opened: Callable[[Path], None]) -> Path:
+        path = task.out / "tiny-cpu-begun"
+        path.mkdir()
+        opened(path)
+        begun.append(path)
+        raise Stopped
+
+    lab.execute = crash  # type: ignore[method-assign]
+    with pytest.raises(Stopped):
+        lab.audit(run)
+
+    def go_on(task: Task, opened: Callable[[Path], None]) -> Path:
+        assert task.resume == begun[0]
+        begun[0].rmdir()
+        bench = audits.AuditBench(task.out, task.due.cases, {}, None)
+        bench.run = begun[0]
+        bench.evidence = begun[0] / "evidence"
+        opened(begun[0])
+        return audits.sealed(bench, lab.keys[0], task.desk.challenge.sha256)
+
+    lab.execute = go_on  # type: ignore[method-assign]
+    desk, said = lab.audit(run)
+    lab.execute = true  # type: ignore[method-assign]
+    assert [one["name"] for one in said["runs"]] == ["tiny-cpu-begun"]
+    assert audit.audit(run, desk.audit, office.trusted(str(lab.policy)), office.now(), lab.policy).verdict == "verified"
+
+
+def test_a_run_that_was_begun_cannot_be_lost(lab: Office) -> None:
+    run = run_for(lab)
+    lab.receipt(run)
+    lab.reveal(run)
+
+    def lose(task: Task, opened: Callable[[Path], None]) -> Path:
+        opened(task.out / "tiny-cpu-lost")
+        raise Stopped
+
+    lab.execute = lose  # type: ignore[method-assign]
+    for expected in (Stopped, KitError):
+        with pytest.raises(expected):
+            lab.audit(run)
+
+
+def test_cases_by_choice_are_fixed_by_the_first_call(lab: Office) -> None:
+    run = run_for(lab)
+    lab.receipt(run)
+    drawn = lab.reveal(run)
+    with pytest.raises(KitError, match="cannot be chosen"):
+        lab.audit(run, (drawn[0],))
+    with pytest.raises(KitError, match="fixed before"):
+        lab.audit(run, (next(name for name in audits.CASES if name not in drawn),))
+
+
+def test_strata_on_the_command_line() -> None:
+    members = [Member(f"a{number}", "a") for number in range(4)] + [Member("b0", "b")]
+    assert issue.strata(["a:a[01]=2", "b=3"], members) == [
+        {"suite": "a", "k": 2, "cases": ["a0", "a1"]},
+        {"suite": "a", "k": issue.DEFAULT_K, "cases": None},
+        {"suite": "b", "k": 3, "cases": None},
+    ]
+    for bad in ("a", "a=", "a=0", "a=x", "=1", "c=1", "a:zzz=1"):
+        with pytest.raises(KitError):
+            issue.strata([bad], members)
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> tuple[Office, Path, Path]:
+    played = audits.play(tmp_path / "office")
+    return played.office, played.run, played.office.publish(played.run, tmp_path / "RESULT")
+
+
+def verify(result: Path, source: object, *more: str) -> int:
+    return cli.main(["publication", str(result), "--policy", str(source), *more])
+
+
+def test_a_published_result_stands_alone(published: tuple[Office, Path, Path], tmp_path: Path) -> None:
+    lab, _, result = published
+    moved = shutil.move(result, tmp_path / "elsewhere")
+    shutil.rmtree(lab.lab)
+    assert verify(Path(moved), lab.policy) == 0
+    assert verify(Path(moved), "self") == 0
+    assert json.loads((Path(moved) / "result.json").read_text())["verdict"] == "verified"
+
+
+DAMAGE: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    "another score": ("publication.result", lambda p: (p / "result.json").write_text((p / "result.json").read_text().replace("16000", "17000"))),
+    "another result.json": ("publication.names", lambda p: (p / "result.json").write_text((p / "result.json").read_text() + " ")),
+    "no run": ("publication.folder", lambda p: shutil.rmtree(p / "run")),
+    "a file more": ("publication.folder", lambda p: (p / "x").write_text("x")),
+    "a log of the run": ("tree.digest", lambda p: next((p / "run").rglob("stdout.log")).write_text("x")),
+    "the audit's seed": ("policy.signer", lambda p: _spoil(p / "audit/lab-audit.dsse.json")),
+}
+
+
+def _spoil(path: Path) -> None:
+    document = json.loads(path.read_bytes())
+    document["signatures"] = document["signatures"][:1] and [{"keyid": "", "sig": "AAAA"}]
+    path.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_result_that_was_changed(name: str, published: tuple[Office, Path, Path]) -> None:
+    rule, act = DAMAGE[name]
+    lab, _, result = published
+    act(result)
+    outcome = publication.check(result, office.trusted(str(lab.policy)), office.now(), lab.policy)
+    assert outcome.verdict == "refused"
+    assert rule in {finding.rule for finding in outcome.findings}
+
+
+def test_a_withdrawn_result_is_on_the_list_and_a_stale_list_shows_nothing(published: tuple[Office, Path, Path], tmp_path: Path) -> None:
+    lab, run, result = published
+    status, signers = tmp_path / "status.dsse.json", (trust.key("pia"),)
+    publish.status(lab.lab, status, (*lab.keys, *signers), str(lab.policy), 30)
+    assert verify(result, lab.policy, "--status", str(status)) == 0
+    assert verify(result, lab.policy, "--status", str(status), "--at", "2098-01-01T00:00:00Z") == 2
+    with pytest.raises(KitError, match=r"status\.stale"):
+        publish.check_status(status, str(lab.policy), policy.parse_time("2098-01-01T00:00:00Z"))
+    assert publish.withdraw(lab.lab, str(run), "clocks were set too high", lab.keys) == "withdrawn"
+    publish.status(lab.lab, status, (*lab.keys, *signers), str(lab.policy), 30)
+    said = publish.check_status(status, str(lab.policy), office.now())
+    assert (said["version"], said["publications"][0]["state"], said["audits"][0]["state"]) == (2, "withdrawn", "withdrawn")
+    assert verify(result, lab.policy, "--status", str(status)) == 1
+
+
+def test_a_vendor_who_leaves_after_the_receipt_has_failed(lab: Office) -> None:
+    """Attack 42."""
+    run = run_for(lab)
+    with pytest.raises(KitError, match="only what was received"):
+        publish.withdraw(lab.lab, str(run), "wrong upload", lab.keys)
+    lab.receipt(run)
+    assert publish.withdraw(lab.lab, str(run), "wrong upload", lab.keys) == "failed"
+    assert [row["state"] for row in publish.rows(lab.lab)] == ["failed"]
+    for step in (lab.receipt, lab.reveal, lab.audit):
+        with pytest.raises(KitError, match="challenge is failed"):
+            step(run)
+
+
+def test_a_run_without_an_audit_in_time_has_failed(lab: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.receipt(run_for(lab))
+    assert publish.overdue(lab.lab, audits.LAB, lab.keys[0]) == []
+    monkeypatch.setattr(office, "now", lambda: policy.parse_time("2098-01-01T00:00:00Z"))
+    assert len(publish.overdue(lab.lab, audits.LAB, lab.keys[0])) == 1
+    assert [row["state"] for row in publish.rows(lab.lab)] == ["failed"]
+
+
+def test_the_fake_runner_gives_what_the_real_one_must(lab: Office) -> None:
+    """Names of the fields that `kit lab audit` hands to a runner."""
+    assert list(rerun.Task.__dataclass_fields__) == ["due", "desk", "chip", "out", "resume"]
+
+
+BAD: dict[tuple[str, ...], tuple[int, str]] = {
+    ("challenge",): (2, "required: --vendor, --party"),
+    ("challenge", "--vendor", "v", "--party", "l"): (2, "no trust policy"),
+    ("challenge", "--vendor", "v", "--party", "l", "--policy", "self", "--plan", "smoek"): (2, "did you mean 'smoke'?"),
+    ("challenge", "--vendor", "v", "--party", "l", "--policy", "self", "--tolerances", "none"): (2, "known: provisional"),
+    ("challenge", "--vendor", "v", "--party", "l", "--policy", "self", "--k", "pretrain"): (2, "is not SUITE=K"),
+    ("challenge", "--vendor", "v", "--party", "l", "--policy", "self", "--run-days", "0"): (2, "is not a number from 1"),
+    ("challenge", "--vendor", "V V", "--party", "l", "--policy", "self"): (2, "predicate.vendor"),
+    ("receipt", "docs", "--policy", "self"): (2, "statement cannot be read"),
+    ("reveal", "nowhere"): (2, "answers no challenge"),
+    ("audit", "nowhere", "--policy", "self"): (2, "answers no challenge"),
+    ("publish", "nowhere", "--out", "x", "--policy", "self"): (2, "answers no challenge"),
+    ("withdraw", "abc", "--reason", "x"): (2, "no single challenge 'abc'"),
+    ("status", "--check", "nothing.json", "--policy", "self"): (2, "status list cannot be read"),
+    ("status", "--at", "noon", "--check", "x"): (2, "--at is not a time"),
+    ("sign", "nothing.json"): (2, "cannot be signed"),
+}
+
+
+@pytest.mark.parametrize("args", BAD, ids=" ".join)
+def test_bad_input_is_one_line_and_a_code(args: tuple[str, ...], home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = BAD[args]
+    assert main(["lab", *args, "--folder", str(home / "lab")]) == code
+    out = capsys.readouterr()
+    assert said in out.err
+    assert len(out.err.strip().splitlines()) == 1
+
+
+def test_what_a_person_reads_names_every_value(tmp_path: Path) -> None:
+    played = audits.play(tmp_path, factors=lambda _: {"pretrain-1": 1.3})
+    outcome = audit.audit(played.run, played.audit, office.trusted(str(played.office.policy)), office.now(), played.office.policy)
+    text = "\n".join(audit_cli.lines(outcome))
+    assert "case: pretrain-1 was not reproduced in the full re-run" in text
+    assert text.count("pretrain-1 tgs: vendor 16000, lab ") == 2
