@@ -51,6 +51,25 @@ def report(session: nox.Session) -> None:
 
 
 @nox.session
+def challenge(session: nox.Session) -> None:
+    """As a lab: ask a vendor for one run of one plan. [-- --plan P --vendor V --party LAB --policy FILE]"""
+    _kit(session, "lab", "challenge")
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """As a lab: run a sample again that the vendor could not foresee, and sign the verdict. [-- RUN --policy FILE --key PEM]"""
+    _kit(session, "lab", "audit")
+
+
+@nox.session
+def reproduce(session: nox.Session) -> None:
+    """Recompute the published numbers from the published evidence, offline. [-- RESULT --policy FILE --status FILE]"""
+    _install(session)
+    session.run("python", "-m", "verify", "publication", *session.posargs)
+
+
+@nox.session
 def image(session: nox.Session) -> None:
     """Lock, build, check, export or import a chip's container image. [-- build cpu]"""
     _kit(session, "image")

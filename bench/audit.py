@@ -99,7 +99,7 @@ def _value(rng: random.Random, cv: float) -> str:
 
 def shares(trials: int, cv: float, inflate: Callable[[str], float], seed: int = 1) -> dict[str, float]:
     """Shares of audits that failed, that test (a) doubted, and that test (b) doubted."""
-    rng = random.Random(seed)  # noqa: S311 - a simulation, repeatable
+    rng = random.Random(seed)
     done = [audited(rng, cv, inflate) for _ in range(trials)]
     return {
         "failed": sum(said == "fail" for said, _, _ in done) / trials,

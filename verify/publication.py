@@ -19,6 +19,7 @@ from verify import audit, envelope, policy, replay, statements
 from verify.files import Evidence
 from verify.findings import Finding, Unchecked, error
 from verify.policy import Moment, Policy
+from verify.scoring.attach import attach
 from verify.statements import Statement
 from verify.strict import loads
 
@@ -67,9 +68,10 @@ def _links(made: Statement, run: Path, folder: Path, outcome: audit.Outcome) -> 
 
 
 def _recomputed(data: bytes, run: Path) -> Iterator[Finding]:
-    """result.json holds the metrics that the events give now."""
-    ours = replay.replay(run, policy.SELF).document()
-    theirs = loads(data, RESULT)
+    """result.json holds the metrics and scores that the events give now."""
+    theirs, result = loads(data, RESULT), replay.replay(run, policy.SELF)
+    attach(result, str(theirs["run"].get("profile")))
+    ours = result.document()
     for part in ("cases", "sections"):
         if loads(json.dumps(ours[part]).encode(), RESULT) != theirs.get(part):
             yield error("publication.result", f"{RESULT}: {part}", "what the events give", "something else")

@@ -19,6 +19,7 @@ from kit.lab.office import Desk
 from verify import audit, chain, policy, publication, replay
 from verify import ledger as reader
 from verify.findings import Unchecked
+from verify.scoring.attach import attach
 
 DAYS = 365
 
@@ -35,6 +36,7 @@ def publish(lab: Path, run: Path, target: Path, keys: Sequence[Ed25519PrivateKey
         shutil.copytree(run, target / publication.RUN / run.name)
         shutil.copytree(desk.audit, target / publication.AUDIT)
         result = replay.replay(run, source, None, policy.parse_time(desk.read("receipt").predicate["received"]))
+        attach(result)
         data = (json.dumps(result.document(), indent=1, sort_keys=True) + "\n").encode()
         write_atomic(target / publication.RESULT, data)
         predicate = _predicate(desk, run, trust, supersedes)

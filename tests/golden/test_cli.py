@@ -24,7 +24,12 @@ COMMANDS = {
     "kit-trust-help": ["kit", "trust", "--help"],
     "kit-baseline-help": ["kit", "baseline", "--help"],
     "kit-baseline-make-help": ["kit", "baseline", "make", "--help"],
+    "kit-lab-help": ["kit", "lab", "--help"],
+    "kit-lab-challenge-help": ["kit", "lab", "challenge", "--help"],
+    "kit-lab-audit-help": ["kit", "lab", "audit", "--help"],
     "verify-help": ["verify", "--help"],
+    "verify-audit-help": ["verify", "audit", "--help"],
+    "verify-publication-help": ["verify", "publication", "--help"],
     "kit-dry-run": ["kit", "run", "--plan", "smoke", "--isolation", "container", "--dry-run"],
 }
 
