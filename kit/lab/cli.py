@@ -141,7 +141,7 @@ def _execute(task: Task, opened: Callable[[Path], None], args: argparse.Namespac
     """The kit itself, on this machine, under the challenge that seeds the vendor's inputs, too."""
     options = run.Options(
         plan=str(task.desk.folder / "plan.json"), chip=task.chip, isolation=args.isolation, out=task.out, resume=task.resume,
-        key=args.key[0] if args.key else None, only=task.due.cases, challenge=task.desk.audit / audit.FILES["challenge"],
+        key=args.key[0] if args.key else None, only=task.due.cases, rerun=True, challenge=task.desk.audit / audit.FILES["challenge"],
     )  # fmt: skip
     return run.execute(options, show, opened)
 

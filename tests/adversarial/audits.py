@@ -45,7 +45,7 @@ def scaled(events: list[Event], case: str, factor: float, shift: int) -> list[Ev
 class AuditBench(Bench):
     """A run of the ten cases; `factors` slows single cases down, a case that `left` names is not run."""
 
-    def __init__(self, folder: Path, cases: tuple[str, ...], factors: Factors, challenge: str | None, failing: tuple[str, ...] = ()) -> None:
+    def __init__(self, folder: Path, cases: tuple[str, ...], factors: Factors, asked: bytes | None, failing: tuple[str, ...] = ()) -> None:
         super().__init__(folder, 3)
         self.plan = plan.resolve(source(), "tests")
         self.run = folder / f"tiny-cpu-20261124T000000Z-{secrets.token_hex(3)}"
@@ -61,27 +61,37 @@ class AuditBench(Bench):
         }
         self.handed = {case["id"]: {"case": case, "attempt": 1} for case in self.plan.cases}
         self.states = {name: ("failed", "tests") if name in failing else ("done", None) for name in cases}
-        self.environment["challenge"] = challenge
+        if asked is not None:
+            self.answer(asked)
 
 
-def sealed(bench: AuditBench, key: Ed25519PrivateKey, challenge: str | None) -> Path:
-    """Seal a run with a key, naming the challenge."""
-    bench.environment.pop("challenge")
+    def answer(self, sealed: bytes) -> None:
+        """As the builder does, for the cases that are run."""
+        self.plan.document["cases"], everything = [case for case in self.plan.cases if case["id"] in self.events], self.plan.cases
+        super().answer(sealed)
+        self.plan.document["cases"] = everything
+
+
+def sealed(bench: AuditBench, key: Ed25519PrivateKey) -> Path:
+    """Seal a run with a key."""
     with patch.object(builder, "KEY", key):
         log = bench.write()
         try:
             seal.seal(bench.run, bench.plan, log, key)
         finally:
             log.close()
-        named = None if challenge is None else {"sha256": challenge}
-        builder.reseal(bench.run, lambda statement: statement["predicate"].update(challenge=named))
     return bench.run
 
 
-def vendor_run(folder: Path, challenge: str | None, factors: Factors | None = None, failing: tuple[str, ...] = ()) -> Path:
+def vendor_run(folder: Path, asked: bytes | None, factors: Factors | None = None, failing: tuple[str, ...] = ()) -> Path:
     """The vendor's run of all cases."""
     folder.mkdir(parents=True, exist_ok=True)
-    return sealed(AuditBench(folder, CASES, factors or {}, challenge, failing), trust.key("ann"), challenge)
+    return sealed(AuditBench(folder, CASES, factors or {}, asked, failing), trust.key("ann"))
+
+
+def asked_of(desk: Desk) -> bytes:
+    """The challenge as the vendor gets it."""
+    return (desk.audit / "challenge.dsse.json").read_bytes()
 
 
 @dataclasses.dataclass
@@ -102,10 +112,9 @@ class Office:
     def execute(self, task: rerun.Task, opened: Callable[[Path], None]) -> Path:
         """The fake runner."""
         self.made.append(task)
-        digest = task.desk.challenge.sha256
-        bench = AuditBench(task.out, task.due.cases, self.factors(task), digest, self.failing)
+        bench = AuditBench(task.out, task.due.cases, self.factors(task), asked_of(task.desk), self.failing)
         opened(bench.run)
-        return sealed(bench, self.keys[0], digest)
+        return sealed(bench, self.keys[0])
 
     def challenge(self, **changes: Any) -> Desk:
         ask = issue.Ask(
@@ -161,7 +170,7 @@ def play(folder: Path, *, choose: int = 0, vendor: Factors | None = None, vendor
     """Challenge, run, receipt, reveal, audit; `choose` cases outside the sample are added by choice."""
     lab = office(folder, **more)
     asked = lab.challenge()
-    run = vendor_run(folder / "vendor", asked.challenge.sha256, vendor, vendor_failing)
+    run = vendor_run(folder / "vendor", asked_of(asked), vendor, vendor_failing)
     lab.receipt(run)
     drawn = lab.reveal(run)
     desk, said = lab.audit(run, tuple(name for name in CASES if name not in (*drawn, *vendor_failing))[:choose])

@@ -90,32 +90,39 @@ def swap(made: Copy, name: str, key: str, value: Any) -> None:
     made.restate(name, lambda s: s["predicate"].update({key: value}))
 
 
-def second_run(made: Copy, key: str = "lea", challenge: str | None = None, cases: tuple[str, ...] | None = None) -> Path:
+def asked(made: Copy, *, other: bool = False) -> bytes:
+    """The challenge of the audit, or another of the same lab."""
+    if not other:
+        return (made.audit / CHALLENGE).read_bytes()
+    statement = payload(made.audit / CHALLENGE)
+    statement["predicate"]["nonce"] = "f" * 32
+    return statements.sign(canonical(statement), [trust.key("lea")])
+
+
+def second_run(made: Copy, key: str = "lea", cases: tuple[str, ...] | None = None, *, other: bool = False) -> Path:
     """Another run of the lab put in the place of the first, and stated as if it were it."""
     old = lab_run(made)
-    digest = challenge or made.check().sha256["challenge"]
     drawn = tuple(payload(made.audit / AUDIT)["predicate"]["sample"])
     chosen = tuple(payload(made.audit / AUDIT)["predicate"]["chosen"])
     shutil.rmtree(old)
-    bench = audits.AuditBench(made.audit / "runs", cases or (*drawn, *chosen), {}, digest)
+    bench = audits.AuditBench(made.audit / "runs", cases or (*drawn, *chosen), {}, asked(made, other=other))
     bench.run = bench.run.with_name(old.name)
     bench.evidence = bench.run / "evidence"
-    return audits.sealed(bench, trust.key(key), digest)
+    return audits.sealed(bench, trust.key(key))
 
 
 def copied(made: Copy) -> None:
     """The vendor's events under the lab's seal."""
     old, names = lab_run(made), payload(made.audit / AUDIT)["predicate"]
-    digest = made.check().sha256["challenge"]
     cases = (*names["sample"], *names["chosen"])
     shutil.rmtree(old)
-    bench = audits.AuditBench(made.audit / "runs", cases, {}, digest)
+    bench = audits.AuditBench(made.audit / "runs", cases, {}, asked(made))
     bench.run = bench.run.with_name(old.name)
     bench.evidence = bench.run / "evidence"
     for case in cases:
         for file in bench.events[case]:
             bench.raw[f"{case}/{file}"] = (made.run / f"evidence/cases/{case}/attempt-1/{file}").read_bytes()
-    audits.sealed(bench, trust.key("lea"), digest)
+    audits.sealed(bench, trust.key("lea"))
 
 
 def another_plan(made: Copy) -> None:
@@ -152,20 +159,19 @@ def first(entries: list[dict[str, Any]], kind: str) -> int:
 def foreign_run(made: Copy) -> None:
     """A run of the rival in the place of the vendor's."""
     shutil.rmtree(made.run)
-    bench = audits.AuditBench(made.run.parent, audits.CASES, {}, None)
+    bench = audits.AuditBench(made.run.parent, audits.CASES, {}, asked(made))
     bench.run = made.run
     bench.evidence = made.run / "evidence"
-    audits.sealed(bench, trust.key("rob"), payload(made.audit / RECEIPT)["predicate"]["challenge"]["sha256"])
+    audits.sealed(bench, trust.key("rob"))
 
 
-def other_run(made: Copy, challenge: str | None = "same") -> None:
+def other_run(made: Copy, given: bytes | None = b"same") -> None:
     """Another run of the same vendor in the place of the audited one."""
-    digest = payload(made.audit / RECEIPT)["predicate"]["challenge"]["sha256"] if challenge == "same" else challenge
     shutil.rmtree(made.run)
-    bench = audits.AuditBench(made.run.parent, audits.CASES, {}, digest)
+    bench = audits.AuditBench(made.run.parent, audits.CASES, {}, asked(made) if given == b"same" else given)
     bench.run = made.run
     bench.evidence = made.run / "evidence"
-    audits.sealed(bench, trust.key("ann"), digest)
+    audits.sealed(bench, trust.key("ann"))
 
 
 def stage(said: dict[str, Any]) -> dict[str, Any]:
@@ -174,7 +180,7 @@ def stage(said: dict[str, Any]) -> dict[str, Any]:
 
 D = {"sha256": "0" * 64}
 ATTACKS: list[tuple[int, str, str, Callable[[Copy], Any]]] = [
-    (17, "an old run for a new challenge", "challenge.run", lambda m: other_run(m, "0" * 64)),
+    (17, "an old run for a new challenge", "challenge.run", lambda m: other_run(m, asked(m, other=True))),
     (17, "a run for no challenge", "challenge.run", lambda m: other_run(m, None)),
     (19, "another vendor's run", "challenge.vendor", foreign_run),
     (21, "the lab picks the sample", "audit.sample", lambda m: m.said(lambda s: s.update(sample=sorted(s["sample"], reverse=True)))),
@@ -213,7 +219,7 @@ ATTACKS: list[tuple[int, str, str, Callable[[Copy], Any]]] = [
      lambda m: second_run(m, cases=tuple(payload(m.audit / AUDIT)["predicate"]["sample"][1:]))),
     (19, "the vendor's events as the lab's", "audit.copied", copied),
     (13, "a run of the lab that the vendor sealed", "audit.run_signer", lambda m: second_run(m, key="ann")),
-    (17, "a run of the lab under another challenge", "audit.run_challenge", lambda m: second_run(m, challenge="0" * 64)),
+    (17, "a run of the lab under another challenge", "audit.run_challenge", lambda m: second_run(m, other=True)),
     (17, "a run of the lab with another plan", "audit.run_plan", another_plan),
     (33, "a run of the lab on another chip", "audit.run_chip", another_chip),
     (1, "a log of the lab's run edited", "tree.digest", lambda m: next(lab_run(m).rglob("stdout.log")).write_text("x")),

@@ -24,7 +24,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Played:
         patch.setenv("CHIPASSAY_STATE", str(tmp_path_factory.mktemp("state")))
         lab = audits.office(tmp_path_factory.mktemp("asked"))
         asked = lab.challenge()
-        run = audits.vendor_run(lab.folder / "vendor", asked.challenge.sha256)
+        run = audits.vendor_run(lab.folder / "vendor", audits.asked_of(asked))
         lab.receipt(run)
         return Played(lab, asked, run, {})
 
@@ -113,10 +113,11 @@ def test_the_policy_of_the_challenge_is_this_one_or_an_earlier(asked: dict[str, 
 def test_a_vendor_who_changes_the_rules_is_refused_at_the_desk(tmp_path: Path) -> None:
     lab = audits.office(tmp_path)
     asked = lab.challenge()
-    for number, digest in enumerate((None, "0" * 64)):
+    other = audits.office(tmp_path / "other").challenge()
+    for number, given in enumerate((None, audits.asked_of(other))):
         with pytest.raises(KitError, match="answers no challenge|no such challenge"):
-            lab.receipt(audits.vendor_run(tmp_path / f"v{number}", digest))
-    honest = audits.vendor_run(tmp_path / "v", asked.challenge.sha256)
+            lab.receipt(audits.vendor_run(tmp_path / f"v{number}", given))
+    honest = audits.vendor_run(tmp_path / "v", audits.asked_of(asked))
     (next(honest.rglob("stdout.log"))).write_text("x")
     with pytest.raises(KitError, match=r"tree\.digest"):
         lab.receipt(honest)

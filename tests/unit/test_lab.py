@@ -30,7 +30,7 @@ def lab(tmp_path: Path) -> Office:
 
 
 def run_for(lab: Office) -> Path:
-    return audits.vendor_run(lab.folder / "vendor", lab.challenge().challenge.sha256)
+    return audits.vendor_run(lab.folder / "vendor", audits.asked_of(lab.challenge()))
 
 
 def test_the_secret_is_the_labs_alone_and_fits_its_commitment(lab: Office) -> None:
@@ -75,7 +75,7 @@ def test_no_step_before_its_time_and_none_twice(lab: Office, tmp_path: Path) -> 
 def test_a_challenge_takes_one_run(lab: Office) -> None:
     run = run_for(lab)
     lab.receipt(run)
-    second = audits.vendor_run(lab.folder / "second", office.challenge_of(run))
+    second = audits.vendor_run(lab.folder / "second", (run / "evidence/challenge.dsse.json").read_bytes())
     with pytest.raises(KitError, match="takes one run"):
         lab.receipt(second)
     with pytest.raises(KitError, match="receipt is on another run"):
@@ -107,11 +107,11 @@ def test_an_audit_that_was_stopped_goes_on_with_the_run_that_was_begun(lab: Offi
     def go_on(task: Task, opened: Callable[[Path], None]) -> Path:
         assert task.resume == begun[0]
         begun[0].rmdir()
-        bench = audits.AuditBench(task.out, task.due.cases, {}, None)
+        bench = audits.AuditBench(task.out, task.due.cases, {}, audits.asked_of(task.desk))
         bench.run = begun[0]
         bench.evidence = begun[0] / "evidence"
         opened(begun[0])
-        return audits.sealed(bench, lab.keys[0], task.desk.challenge.sha256)
+        return audits.sealed(bench, lab.keys[0])
 
     lab.execute = go_on  # type: ignore[method-assign]
     desk, said = lab.audit(run)
