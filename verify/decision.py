@@ -184,7 +184,7 @@ def verdict(sample: Stage, full: Stage | None) -> tuple[str, list[str]]:
     """pass, fail, or partial, and why not pass.
 
     Either test that fails on the sample asks for a full re-run, which then decides by the same two tests: one failed
-    case fails the whole run (docs/decisions/0020). While anything is missing, nothing passes.
+    case fails the whole run (docs/decisions/0010). While anything is missing, nothing passes.
     """
     if left := _open(sample, "sample"):
         return "partial", left
