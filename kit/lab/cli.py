@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from kit import keys, progress, run, statements
 from kit.errors import FAILED, KitError
 from kit.files import write_atomic
-from kit.lab import issue, publish, rerun
+from kit.lab import calibrate, issue, publish, rerun
 from kit.lab.rerun import Task
 from verify import audit, policy
 from verify.findings import Refused, Unchecked
@@ -27,7 +27,7 @@ def add(commands: Any) -> None:
     """`kit lab` and its own commands."""
     lab = commands.add_parser("lab", help="the lab's side: challenge, receipt, reveal, audit, publish (see docs/audit.md)")
     own = lab.add_subparsers(dest="action", required=True, metavar="COMMAND", parser_class=type(lab))
-    for one in (_challenge, _receipt, _reveal, _audit, _sign, _publish, _withdraw, _status):
+    for one in (_challenge, _receipt, _reveal, _audit, _sign, _publish, _withdraw, _status, _calibrate):
         one(own)
 
 
@@ -210,6 +210,18 @@ def _do_status(args: argparse.Namespace) -> int:
             shown = {"audits": publish.rows(args.folder)}
     rows = [f"{one['challenge'][:16]}  {one['vendor']}  {one['state']}" for one in shown["audits"]]
     print(json.dumps(shown, indent=1, sort_keys=True) if args.json else "\n".join(rows) or "no challenge yet")
+    return 0
+
+
+def _calibrate(own: Any) -> None:
+    sub = _sub(own, "calibrate", _do_calibrate, "measure how much each metric scatters, and write a tolerance table")
+    sub.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="sealed runs of one plan on one machine, five or more")
+    sub.add_argument("--tolerances", default="provisional", metavar="NAME|FILE", help="table that names the metrics (default: %(default)s)")
+    sub.add_argument("--out", type=Path, required=True, metavar="FILE", help="table to write, like my-lab.toml")
+
+
+def _do_calibrate(args: argparse.Namespace) -> int:
+    print(calibrate.calibrate(args.runs, args.tolerances, args.out))
     return 0
 
 

@@ -51,7 +51,7 @@ class Ask:
 def challenge(ask: Ask, key: Ed25519PrivateKey) -> Desk:
     """Issue a challenge: commit to a new secret, sign, log."""
     trust, resolved = office.trusted(ask.policy), plans.load(ask.plan)
-    table = _table(ask.tolerances)
+    table = load_table(ask.tolerances)
     members = [Member(str(case["id"]), str(case["suite"])) for case in resolved.cases]
     secret, nonce = secrets.token_bytes(sample.SECRET_BYTES), secrets.token_hex(16)
     predicate = _predicate(ask, trust, members) | {
@@ -116,7 +116,8 @@ def strata(asked: Sequence[str], members: Sequence[Member]) -> list[dict[str, An
     return made + [{"suite": suite, "k": k, "cases": None} for suite, k in sorted(rest.items())]
 
 
-def _table(name: str) -> bytes:
+def load_table(name: str) -> bytes:
+    """A tolerance table by name or file, checked."""
     path = Path(name) if name.endswith(".toml") else root() / TABLES / f"{name}.toml"
     try:
         data = path.read_bytes()
