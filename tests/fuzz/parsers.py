@@ -21,7 +21,23 @@ from kit.errors import KitError
 from tests.adversarial import builder, trust
 from tests.conftest import ROOT
 from tests.fuzz import damage
-from verify import chain, envelope, events, metrics, notes, policy, runlog, score, statement, statements, strict, telemetry, tree
+from verify import (
+    chain,
+    envelope,
+    events,
+    ledger,
+    metrics,
+    notes,
+    policy,
+    runlog,
+    score,
+    statement,
+    statements,
+    strict,
+    telemetry,
+    tolerance,
+    tree,
+)
 from verify.files import Evidence
 from verify.findings import Refused, Unchecked
 from verify.lines import Lines
@@ -98,6 +114,10 @@ def targets(folder: Path) -> list[Target]:
         Target("sealed policy", lambda data: chain.open_version(data, "policy"), [trust.seal(trust.document())]),
         Target("checkpoints", lambda data: list(notes.split(data)), [(run / "runlog/checkpoints.txt").read_bytes()]),
         Target("run log entry", lambda data: runlog._entry(data, "entry"), _lines(run / "runlog/entries.jsonl")),
+        Target("ledger entry", lambda data: ledger.parse(data, "entry"), [
+            b'{"challenge":"%s","n":0,"nonce_sha256":"%s","type":"challenge","wall_ns":5}' % (b"0" * 64, b"1" * 64),
+            b'{"challenge":"%s","n":1,"sha256":"%s","type":"audit","verdict":"pass","wall_ns":6}' % (b"0" * 64, b"1" * 64)]),
+        Target("tolerance table", lambda data: tolerance.parse(data, "table"), [(ROOT / "baselines/tolerances/provisional.toml").read_bytes()]),
         Target("SHA256SUMS", tree.parse_sums, [(run / "SHA256SUMS").read_bytes()]),
         *(Target(f"event {suite}", _event(suite), lines) for suite, lines in logged.items()),
         *(Target(f"blocks {suite}", _blocks(suite), [b"\n".join([*lines[:6], *lines[-3:]]) + b"\n"]) for suite, lines in logged.items()),
