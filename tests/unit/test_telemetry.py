@@ -54,10 +54,8 @@ EXPECTED: dict[str, list[dict[str, int]]] = {
         {"power_mw": 53000, "temperature_c": 29, "memory_used_bytes": 858 * MIB, "utilisation_percent": 0},
     ],
     "nvidia": [
-        {"power_mw": 312440, "clock_mhz": 1755, "memory_clock_mhz": 2619, "temperature_c": 54, "utilisation_percent": 100,
-         "memory_used_bytes": 40211 * MIB},
-        {"power_mw": 71100, "clock_mhz": 345, "memory_clock_mhz": 2619, "temperature_c": 31, "utilisation_percent": 0,
-         "memory_used_bytes": 4 * MIB},
+        {"power_mw": 123560, "clock_mhz": 1980, "memory_clock_mhz": 2619, "temperature_c": 41, "utilisation_percent": 0,
+         "memory_used_bytes": 5041 * MIB},
     ],
 }  # fmt: skip
 
