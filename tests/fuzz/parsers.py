@@ -18,10 +18,11 @@ import pytest
 
 from kit import chip, lock, plan
 from kit.errors import KitError
-from tests.adversarial import builder, trust
+from tests.adversarial import builder, test_packed, trust
 from tests.conftest import ROOT
 from tests.fuzz import damage
 from verify import (
+    archive,
     chain,
     envelope,
     events,
@@ -127,10 +128,22 @@ def targets(folder: Path) -> list[Target]:
             Target(f"evidence {name}", _written(scratch, lambda file, schema=schema: score.document(Evidence(file.parent), file.name, schema)), [data])
             for name, schema, data in zip(("plan", "cases", "environment"), ("resolved_plan", "cases", "environment"), documents, strict=True)
         ),
+        Target("archive", _written(folder / f"{test_packed.TOP}.tar.zst", _unpack), [test_packed.packed(test_packed.HONEST)]),
+        Target("tar in an archive", _written(folder / f"{test_packed.TOP}.tar.zst", _pack_and_unpack), [test_packed.HONEST]),
         Target("plan", _written(folder / "plan.toml", lambda path: plan.load(str(path))), plans),
         Target("chip", _written(scratch, lambda path: chip.read_toml(path, "chip")), chips),
         Target("lock", _written(scratch, lock.read), locks),
     ]
+
+
+def _unpack(path: Path) -> None:
+    with archive.unpacked(path):
+        pass
+
+
+def _pack_and_unpack(path: Path) -> None:
+    path.write_bytes(test_packed.packed(path.read_bytes()))
+    _unpack(path)
 
 
 def _event(suite: str) -> Feed:
