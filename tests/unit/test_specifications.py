@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import math
 from collections.abc import Callable
 from fractions import Fraction
@@ -21,8 +22,6 @@ KIND = events.union(specifications.EVENTS)
 
 
 def parsed(lines: list[dict[str, object]]) -> list[events.Event]:
-    import json
-
     return [events.parse(json.dumps(line).encode(), KIND, "test") for line in lines]
 
 
@@ -137,10 +136,20 @@ def test_a_lower_precision_does_not_pass(mode: str) -> None:
     assert error_of(mode, *LOWER[mode]) > 1.5 * float(specifications.limits(mode)["largest_error"])  # type: ignore[index]
 
 
-def test_rows_of_the_report_name_metrics_that_exist() -> None:
-    rows = table(specifications.LIMITS)["row"]
-    assert len(rows) == 15
-    assert all(set(row["item"]) == {"en", "zh"} and row["a100"] > 0 for row in rows)
+def test_every_mode_of_a_case_but_one_has_a_limit() -> None:
+    schema = json.loads((ROOT / "manifests/schemas/cases/specifications.schema.json").read_text(encoding="utf-8"))
+    modes = set(schema["properties"]["modes"]["items"]["enum"])
+    assert modes - {row["name"] for row in table(specifications.LIMITS)["mode"]} == {"int16"}  # no such product in torch
+
+
+def test_efficiency_is_the_best_mode_of_its_kind() -> None:
+    cost = {"matmul_float16": 2, "matmul_float32": 20, "matmul_int8": 1}
+    told = {f"{name}_energy_per_tera_operation_j": metrics.Metric(Fraction(joules), "J", "x") for name, joules in cost.items()}
+    found = specifications.derived({"modes": ["float16", "float32", "int8", "int16"]}, told)
+    assert {name: (metric.value, metric.unit) for name, metric in found.items()} == {
+        "float_efficiency": (Fraction(1, 2), "TFLOPS/W"),
+        "integer_efficiency": (Fraction(1), "TOPS/W"),
+    }
 
 
 def test_median_is_exact() -> None:

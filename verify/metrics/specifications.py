@@ -333,5 +333,5 @@ def derived(case: Case, metrics: dict[str, Metric]) -> dict[str, Metric]:
         ]
         if any(costs):
             formula = "best over modes of operations / energy of the measured repeats"
-            found[f"peak_{kind}_efficiency_{unit.lower()}_per_w"] = Metric(1 / min(cost for cost in costs if cost), f"{unit}/W", formula)
+            found[f"{kind}_efficiency"] = Metric(1 / min(cost for cost in costs if cost), f"{unit}/W", formula)
     return found
