@@ -56,6 +56,7 @@ def _add_run(commands: Any) -> None:
     sub.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run: cases that are done are kept")
     sub.add_argument("--key", type=Path, metavar="PEM", help="Ed25519 key that signs (default: your own, made on first use)")
     sub.add_argument("--challenge", type=Path, metavar="FILE", help="a lab's challenge that the run answers")
+    sub.add_argument("--anonymous", action="store_true", help="serial numbers and addresses as salted hashes, tools' own words left out")
     sub.add_argument("--dry-run", action="store_true", help="print cases, image, command lines and estimates; do nothing")
     sub.add_argument("--launcher", choices=launchers.LAUNCHERS, help="with --dry-run: print what this launcher would be given")
     sub.add_argument("--json", action="store_true", help="print one JSON object on stdout instead of tables")
@@ -154,6 +155,7 @@ def _options(args: argparse.Namespace) -> run.Options:
         resume=args.resume or _shared_run(args.out),
         cards=args.cards,
         launcher=args.launcher,
+        anonymous=args.anonymous,
         key=args.key,
         challenge=args.challenge,
     )

@@ -81,12 +81,13 @@ def only(root: Path = Path("/")) -> chip.Chip | None:
 
 def _addresses(pci: dict[str, Any], root: Path) -> Iterable[str]:
     for device in sorted((root / PCI).glob("*")):
-        vendor, kind = _hex(device / "vendor"), _hex(device / "class")
+        vendor, kind = hexadecimal(device / "vendor"), hexadecimal(device / "class")
         if vendor == pci["vendor"] and kind.startswith(tuple(pci["classes"])):
             yield device.name
 
 
-def _hex(path: Path) -> str:
+def hexadecimal(path: Path) -> str:
+    """A number of /sys without its 0x; empty where there is none."""
     try:
         return path.read_text(encoding="ascii").strip().removeprefix("0x")
     except (OSError, UnicodeDecodeError):

@@ -6,6 +6,7 @@ its tag. What was built is recorded in the cache; what everybody should get can 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ from typing import Any
 
 from docker.errors import ImageNotFound
 
-from kit import base, chip, engine, recipe, wheelhouse
+from kit import base, builder, chip, engine, recipe, sbom, wheelhouse
 from kit.errors import ENVIRONMENT, FAILED, KitError
 from kit.files import cache_folder, sha256_file, write_atomic
 from verify.data import root
@@ -46,6 +47,7 @@ class ImageIdentity:
             "manifest": self.manifest,
             "platform": self.platform,
             "base": self.record["base"],
+            "sbom": self.record.get("sbom"),
         }
 
 
@@ -147,11 +149,12 @@ def build(product: chip.Chip, say: Say) -> ImageIdentity:
     labels = {"chipassay.recipe": made.sha256(), "chipassay.lock": house.lock_sha256, "chipassay.base": under.digest}
     with tempfile.TemporaryDirectory(prefix="chipassay-", dir=house.folder) as context:
         _context(Path(context), house)
-        _run_build(client, context, under.reference, reference(product), made.platform, labels)
+        _run_build(client, context, under, made, reference(product), labels)
     attributes = _attributes(client, reference(product))
     if attributes is None or attributes["Config"]["Labels"].get("chipassay.recipe") != made.sha256():
         raise KitError("engine built something else", where=reference(product), exit_code=ENVIRONMENT)
     record = {"recipe": made.sha256(), "config": attributes["Id"], "base": under.sealed(), "lock": house.sealed()}
+    record["sbom"] = _list_contents(product, client, attributes["Id"])
     _write_record(product, record)
     return _identity(product, attributes, record)
 
@@ -163,28 +166,22 @@ def _context(folder: Path, house: wheelhouse.Wheelhouse) -> None:
     shutil.copytree(house.folder / "wheels", folder / "wheels", copy_function=os.link)
 
 
-def _run_build(client: Any, context: str, under: str, tag: str, platform: str, labels: dict[str, str]) -> None:
-    """The engine's own builder, which every Docker and Podman has; the stage that holds the wheels is removed."""
-    said: list[str] = []
-    try:
-        for part in client.api.build(
-            path=context,
-            tag=tag,
-            buildargs={"BASE": under},
-            network_mode="none",
-            labels=labels,
-            platform=platform,
-            rm=True,
-            forcerm=True,
-            decode=True,
-        ):
-            said += [line for line in str(part.get("stream", "")).splitlines() if line.strip()]
-            if "error" in part:
-                why = next((line for line in reversed(said) if "ERROR" in line or "Error" in line), str(part["error"])[-300:])
-                raise KitError("image cannot be built", where=tag, why=why, next_step="mend Dockerfile or lock", exit_code=ENVIRONMENT)
-        client.images.prune(filters={"dangling": True, "label": "chipassay.stage=build"})
-    except engine.FAULTS as error:
-        raise engine.failed("image cannot be built", error) from error
+def _run_build(client: Any, context: str, under: base.Base, made: recipe.Recipe, tag: str, labels: dict[str, str]) -> None:
+    if builder.chosen() == "engine":
+        builder.by_engine(client, context, under.reference, tag, made.platform, labels)
+    elif under.kind == "debian":
+        builder.by_buildah(base.tar(made), context, tag, labels)
+    else:
+        raise KitError("buildah builds on Debian bases only", where=under.reference, next_step=f"leave out {builder.CHOICE}")
+
+
+def _list_contents(product: chip.Chip, client: Any, config: str) -> str:
+    """Write the SBOM beside the record; its SHA-256."""
+    listed = sbom.of_image(client, config)
+    path = _record_path(product).with_suffix(".cdx.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, listed)
+    return hashlib.sha256(listed).hexdigest()
 
 
 def _write_record(product: chip.Chip, record: dict[str, Any]) -> None:

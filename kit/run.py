@@ -15,7 +15,23 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from kit import __version__, archive, challenge, chip, environment, history, job, keys, launch, plan, progress, record, seal, telemetry
+from kit import (
+    __version__,
+    archive,
+    challenge,
+    chip,
+    environment,
+    history,
+    inventory,
+    job,
+    keys,
+    launch,
+    plan,
+    progress,
+    record,
+    seal,
+    telemetry,
+)
 from kit.errors import ENVIRONMENT, FAILED, KitError
 from kit.files import sync_folder, write_atomic
 from verify.challenge import handed
@@ -40,6 +56,7 @@ class Options:
     resume: Path | None = None
     cards: tuple[int, ...] = ()
     launcher: str | None = None
+    anonymous: bool = False
     key: Path | None = None
     only: tuple[str, ...] = ()
     rerun: bool = False  # by the lab, which runs for one challenge as often as an audit asks, after the vendor's time
@@ -129,7 +146,8 @@ def _session(options: Options, show: progress.Progress) -> Iterator[Session]:
     runner = launch.choose(wanted, resolved, product, chosen, show.say)
     if options.resume is None:
         run = _new_run(options.out, resolved, product.id)
-    log = _open_log(run, resolved, product, key, runner, made, asked, resumed=options.resume is not None)
+    facts = {} if options.resume else inventory.document(product, runner.isolation, made, anonymous=options.anonymous)
+    log = _open_log(run, resolved, facts, key, runner, made, asked, resumed=options.resume is not None)
     show.say(f"run {run}")
     try:
         yield Session(run, resolved, log, key, runner, made, show, product, asked)
@@ -215,7 +233,7 @@ def _new_run(out: Path, resolved: plan.Plan, chip_id: str) -> Path:
 def _open_log(
     run: Path,
     resolved: plan.Plan,
-    product: chip.Chip,
+    facts: dict[str, Any],
     key: Ed25519PrivateKey,
     runner: job.Runner,
     made: archive.Archive,
@@ -224,7 +242,7 @@ def _open_log(
     resumed: bool,
 ) -> record.RunLog:
     if not resumed:
-        return _open_new(run, resolved, product, key, runner, made, asked)
+        return _open_new(run, resolved, facts, key, runner, made, asked)
     log = record.RunLog(run, key)
     if log.entries[0]["worker_sha256"] != made.sha256:
         log.close()
@@ -249,7 +267,7 @@ def end_open_attempts(log: record.RunLog) -> None:
 def _open_new(
     run: Path,
     resolved: plan.Plan,
-    product: chip.Chip,
+    facts: dict[str, Any],
     key: Ed25519PrivateKey,
     runner: job.Runner,
     made: archive.Archive,
@@ -263,7 +281,7 @@ def _open_new(
         write_atomic(evidence / challenge.FILE, asked.data)
         names.append(challenge.FILE)
     write_atomic(evidence / "plan.json", resolved.to_bytes())
-    write_atomic(evidence / "environment.json", canonical(_facts(product, runner.isolation, made)) + b"\n")
+    write_atomic(evidence / "environment.json", canonical(facts) + b"\n")
     log = record.RunLog(run, key)
     log.append(
         "open",
@@ -277,24 +295,6 @@ def _open_new(
     for name in names:
         log.append_file(evidence / name)
     return log
-
-
-def _facts(product: chip.Chip, isolation: job.Isolation, made: archive.Archive) -> dict[str, Any]:
-    return {
-        "schemaVersion": 1,
-        "host": environment.host(),
-        "chip": {"id": product.id, "status": product.status, "parts": product.parts, "cards": list(isolation.cards)},
-        "kit": {
-            "version": __version__,
-            "worker": {"sha256": made.sha256},
-            "tree": {"sha256": archive.kit_tree_sha256()},
-        },
-        "isolation": {"kind": isolation.kind, "reason": isolation.reason},
-        "image": isolation.image,
-        "lock": isolation.lock,
-        "grants": isolation.grants,
-        "packages": isolation.packages,
-    }
 
 
 def _try_cases(session: Session, selected: Sequence[plan.Case]) -> None:
