@@ -102,6 +102,8 @@ def _add_doctor(commands: Any) -> None:
     sub = commands.add_parser("doctor", help="what this machine has, what is missing, and the next step")
     _add_chips(sub)
     sub.add_argument("--json", action="store_true", help="print one JSON object")
+    sub.add_argument("--lang", choices=doctor.LANGUAGES, help="language (default: the locale's)")
+    sub.add_argument("--draft-chip", metavar="NAME", help="write a first NAME/chip.toml below --chips, from what is seen here")
     sub.set_defaults(act=_doctor)
 
 
@@ -216,7 +218,10 @@ def _keygen(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    return doctor.show(as_json=args.json)
+    if args.draft_chip:
+        print(doctor.draft(args.draft_chip, args.chips or Path()))
+        return 0
+    return doctor.show(as_json=args.json, language=args.lang or doctor.users_language())
 
 
 def _image(args: argparse.Namespace) -> int:

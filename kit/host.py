@@ -15,6 +15,7 @@ from kit.errors import ENVIRONMENT, KitError
 
 TOOL_LIMIT_S = 15
 TOOL_KEEPS = 65536  # bytes of a tool's answer that are kept raw
+ACCELERATORS = ("0302", "12")  # 3D controllers and processing accelerators
 PCI = "sys/bus/pci/devices"
 
 
@@ -77,6 +78,17 @@ def only(root: Path = Path("/")) -> chip.Chip | None:
             next_step=f"say which one: --chip {here[0].id}",
         )
     return here[0] if here else None
+
+
+def strangers(root: Path = Path("/")) -> list[str]:
+    """Accelerators by their PCI class that no chip file names, as `address vendor:device class`."""
+    known = {address for name in chip.chips() for address in look(chip.load(name), root).addresses}
+    made = []
+    for device in sorted((root / PCI).glob("*")):
+        kind = hexadecimal(device / "class")
+        if kind.startswith(ACCELERATORS) and device.name not in known:
+            made.append(f"{device.name} {hexadecimal(device / 'vendor')}:{hexadecimal(device / 'device')} {kind}")
+    return made
 
 
 def _addresses(pci: dict[str, Any], root: Path) -> Iterable[str]:
