@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -13,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from kit import engine
-from kit.errors import ENVIRONMENT, KitError
+from kit.errors import ENVIRONMENT, FAILED, KitError
 from kit.files import cache_folder, sha256_file
 from kit.recipe import Recipe
 from kit.wheelhouse import exclusive
 
 Say = Callable[[str], None]
 MIRROR = "CHIPASSAY_DEBIAN_MIRROR"
+ARCHIVES = "CHIPASSAY_ARCHIVES"
+PIN = "image.pin.json"
+UNCHECKED = "digest copied from public code, pinned by nobody"
 STATUS = "var/lib/dpkg/status"
 
 
@@ -38,14 +42,15 @@ class Base:
 
 
 def ensure(recipe: Recipe, client: Any, say: Say) -> Base:
-    """The recipe's base in the engine; KitError (exit 3) where neither way is open."""
+    """The recipe's base in the engine; KitError (exit 3) where no way is open."""
     refused = "image.toml names no registry"
     if "registry" in recipe.base:
-        reference = recipe.base["registry"]["reference"]
         try:
-            return _pulled(reference, client, say)
+            return _pulled(recipe, client, say)
         except engine.FAULTS as error:
             refused = engine.reason(error)
+    if "archive" in recipe.base:
+        return _loaded(recipe.base["archive"], client, say)
     if "debian" not in recipe.base:
         raise KitError(
             "base image cannot be pulled",
@@ -57,7 +62,45 @@ def ensure(recipe: Recipe, client: Any, say: Say) -> Base:
     return _made(recipe, client, say)
 
 
-def _pulled(reference: str, client: Any, say: Say) -> Base:
+def unchecked(recipe: Recipe) -> bool:
+    """Whether the registry's digest was copied from public code, and nobody has pulled it and pinned the image yet."""
+    registry = recipe.base.get("registry")
+    if registry is None or "checked" in registry:
+        return False
+    path = recipe.folder / PIN
+    pinned = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return bool(pinned.get("base") != registry["reference"].split("@")[1])
+
+
+def _loaded(archive: dict[str, Any], client: Any, say: Say) -> Base:
+    """A tar that the vendor hands out for `docker load`, checked before the engine sees it."""
+    path = Path(os.environ.get(ARCHIVES, ".")) / archive["file"]
+    if not path.is_file():
+        raise KitError(
+            "archive of the base image is not here",
+            where=str(path),
+            next_step=f"get it from: {archive['source']}; and set {ARCHIVES} to its folder",
+            exit_code=ENVIRONMENT,
+        )
+    digest = sha256_file(path)
+    if digest != archive["sha256"]:
+        raise KitError(
+            "archive of the base image is not the named one",
+            where=str(path),
+            why=f"image.toml says {archive['sha256']}, the file of {path.stat().st_size} bytes is {digest}",
+            next_step="get it again: it may have been cut short",
+            exit_code=FAILED,
+        )
+    say(f"handing {path.name} to the engine")
+    with path.open("rb") as data:
+        images = client.images.load(data)
+    if len(images) != 1:
+        raise KitError("archive holds not one image", where=str(path), why=f"it holds {len(images)}", exit_code=FAILED)
+    return Base("archive", images[0].id, f"sha256:{digest}")
+
+
+def _pulled(recipe: Recipe, client: Any, say: Say) -> Base:
+    reference = recipe.base["registry"]["reference"]
     name, digest = reference.split("@")
     known = [image for image in client.images.list() if any(item.endswith(digest) for item in image.attrs.get("RepoDigests") or [])]
     if not known:
@@ -68,7 +111,7 @@ def _pulled(reference: str, client: Any, say: Say) -> Base:
             client.api.timeout = engine.CALL_S
         say(f"pulling base {name}")
         client.images.pull(reference)
-    return Base("registry", reference, digest)
+    return Base("registry", reference, digest, (UNCHECKED,) if unchecked(recipe) else ())
 
 
 def _made(recipe: Recipe, client: Any, say: Say) -> Base:

@@ -26,7 +26,6 @@ from kit.files import cache_folder, sha256_file, write_atomic
 from verify.data import root
 
 Say = Callable[[str], None]
-PIN = "image.pin.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +125,11 @@ def _same(name: str, expected: str, found: str, by: str) -> None:
 
 
 def _check_pin(product: chip.Chip, found: str) -> None:
-    path = product.folder / PIN
+    path = product.folder / base.PIN
     if path.is_file():
         pinned = json.loads(path.read_text(encoding="utf-8"))
         if pinned["recipe"] == recipe.load(product).sha256():
-            _same(reference(product), pinned["config"], found, f"images/{product.id}/{PIN}")
+            _same(reference(product), pinned["config"], found, f"images/{product.id}/{base.PIN}")
 
 
 def _identity(product: chip.Chip, attributes: dict[str, Any], record: dict[str, Any]) -> ImageIdentity:
@@ -254,11 +253,12 @@ def _do_verify(product: chip.Chip, _: Path | None) -> str:
 
 def _do_pin(product: chip.Chip, _: Path | None) -> str:
     """Pin what this machine has: whoever runs this recipe must have the same image."""
-    (product.folder / PIN).unlink(missing_ok=True)
+    (product.folder / base.PIN).unlink(missing_ok=True)
     found = _known(product, engine.connect()) or build(product, _say)
     pinned = {"recipe": found.record["recipe"], "config": found.config, "manifest": found.manifest, "platform": found.platform}
-    write_atomic(product.folder / PIN, json.dumps(pinned, indent=1, sort_keys=True).encode() + b"\n")
-    return f"pinned {found.config} in images/{product.id}/{PIN}"
+    pinned["base"] = found.record["base"]["digest"]
+    write_atomic(product.folder / base.PIN, json.dumps(pinned, indent=1, sort_keys=True).encode() + b"\n")
+    return f"pinned {found.config} in images/{product.id}/{base.PIN}"
 
 
 def _do_export(product: chip.Chip, path: Path | None) -> str:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit import archive, container, engine, environments, grants, host, image, launchers
+from kit import archive, base, container, engine, environments, grants, host, image, launchers, recipe
 from kit.chip import Chip
-from kit.errors import ENVIRONMENT, KitError
+from kit.errors import ENVIRONMENT, FAILED, KitError
 from kit.job import Isolation, Job, Outcome, Runner
 from kit.plan import Plan
 
@@ -110,12 +110,25 @@ def choose(wanted: str, plan: Plan, chip: Chip, chosen: Sequence[host.Card], say
     if wanted == "environment":
         return _locked(chip, chosen, "the run was opened in an environment", say)
     try:
-        return container.ContainerRunner(chip, image.ensure(chip, say), grants.of(chip, chosen))
+        identity = image.ensure(chip, say)
+        _check_base(plan, chip, identity)
+        return container.ContainerRunner(chip, identity, grants.of(chip, chosen))
     except KitError as error:
         if wanted == "container" or plan.container_required or error.exit_code != ENVIRONMENT:
             raise
         say(f"NO CONTAINER: {error}")
         return _locked(chip, chosen, str(error), say)
+
+
+def _check_base(plan: Plan, chip: Chip, identity: image.ImageIdentity) -> None:
+    if plan.official and identity.record["base"]["kind"] == "registry" and base.unchecked(recipe.load(chip)):
+        raise KitError(
+            "base image was never checked",
+            where=f"{chip.id}/image.toml",
+            why=base.UNCHECKED,
+            next_step=f"pull it, look at it, and pin it: python -m kit image pin {chip.id}",
+            exit_code=FAILED,
+        )
 
 
 def _locked(chip: Chip, chosen: Sequence[host.Card], reason: str, say: Say) -> Runner:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from pathlib import Path
 
 import pytest
 
-from kit import builder, sbom
-from kit.errors import KitError
+from kit import base, builder, chip, image, launch, recipe, sbom
+from kit.errors import ENVIRONMENT, FAILED, KitError
 
 
 def test_sbom_has_one_component_a_package_and_the_same_bytes() -> None:
@@ -37,3 +39,55 @@ def test_missing_buildah_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: obje
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(KitError, match="buildah is missing"):
         builder._buildah(["images"])
+
+
+class Engine:
+    """Takes any tar and says that it held one image."""
+
+    class images:  # noqa: N801 - the SDK's own name
+        @staticmethod
+        def load(data: object) -> list[object]:
+            return [type("Image", (), {"id": "sha256:" + "1" * 64})]
+
+
+def archived(folder: Path, sha256: str) -> recipe.Recipe:
+    return recipe.Recipe({"base": {"archive": {"file": "base.tar", "sha256": sha256, "source": "the vendor's site"}}}, folder)
+
+
+def test_archive_is_taken_by_its_hash_and_refused_cut_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(base.ARCHIVES, str(tmp_path))
+    data = b"whole archive"
+    made = archived(tmp_path, hashlib.sha256(data).hexdigest())
+    with pytest.raises(KitError, match="is not here .*get it from: the vendor's site") as missing:
+        base.ensure(made, Engine, print)
+    assert missing.value.exit_code == ENVIRONMENT
+    (tmp_path / "base.tar").write_bytes(data)
+    assert base.ensure(made, Engine, print).sealed()["kind"] == "archive"
+    (tmp_path / "base.tar").write_bytes(data[:-1])
+    with pytest.raises(KitError, match="file of 12 bytes is .*cut short") as cut:
+        base.ensure(made, Engine, print)
+    assert cut.value.exit_code == FAILED
+
+
+def test_digest_is_unchecked_until_a_day_or_a_pin_says_otherwise(tmp_path: Path) -> None:
+    digest = "sha256:" + "a" * 64
+    made = recipe.Recipe({"base": {"registry": {"reference": f"python@{digest}", "source": "seen"}}}, tmp_path)
+    assert base.unchecked(made)
+    (tmp_path / base.PIN).write_text(json.dumps({"base": "sha256:" + "b" * 64}))
+    assert base.unchecked(made)
+    (tmp_path / base.PIN).write_text(json.dumps({"base": digest}))
+    assert not base.unchecked(made)
+    dated = recipe.Recipe({"base": {"registry": {"reference": f"python@{digest}", "source": "seen", "checked": "2026-11-24"}}}, tmp_path / "x")
+    assert not base.unchecked(dated)
+
+
+@pytest.mark.parametrize(("official", "kind", "refused"), [(True, "registry", True), (False, "registry", False), (True, "debian", False)])
+def test_official_plan_refuses_an_unchecked_base(official: bool, kind: str, refused: bool) -> None:
+    product = chip.load("cpu")
+    identity = image.ImageIdentity("name", "sha256:" + "0" * 64, None, "linux/amd64", {"base": {"kind": kind}})
+    plan = type("Plan", (), {"official": official})
+    if refused:
+        with pytest.raises(KitError, match="base image was never checked .*pin it: python -m kit image pin cpu"):
+            launch._check_base(plan, product, identity)
+    else:
+        launch._check_base(plan, product, identity)
