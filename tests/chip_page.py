@@ -12,7 +12,7 @@ WORDS = {
     "en": {
         "title": "Chips",
         "intro": "Made from `images/<chip>/chip.toml`; a test keeps it equal. What is not known is left out: the first pull request of a "
-        "vendor is the correction.",
+        "vendor is the correction. [Bring up your chip](bring-up.md) says how to add one.",
         "words": "Status of a part: **proven** ran for this project; **documented** stands in the vendor's own repository or manual; "
         "**field** is what a third party's product or CI does; **seen** was found in user scripts only.",
         "status": "How sure we are",
@@ -33,7 +33,7 @@ WORDS = {
     },
     "zh": {
         "title": "芯片",
-        "intro": "本页由 `images/<chip>/chip.toml` 生成，测试保证两者一致。未知的内容一律留空，欢迎厂商直接提交更正。",
+        "intro": "本页由 `images/<chip>/chip.toml` 生成，测试保证两者一致。未知的内容一律留空，欢迎厂商直接提交更正。新增芯片的方法见[接入新芯片](bring-up_zh.md)。",
         "words": "各部分的可信程度：**proven** 表示本项目实际运行过；**documented** 表示出自厂商代码库或手册；"
         "**field** 表示第三方产品或其持续集成采用；**seen** 表示仅见于用户脚本。",
         "status": "可信程度",

@@ -20,6 +20,7 @@ COMMANDS = {
     "kit-seal-help": ["kit", "seal", "--help"],
     "kit-pack-help": ["kit", "pack", "--help"],
     "kit-image-help": ["kit", "image", "--help"],
+    "kit-doctor-help": ["kit", "doctor", "--help"],
     "kit-report-help": ["kit", "report", "--help"],
     "kit-trust-help": ["kit", "trust", "--help"],
     "kit-baseline-help": ["kit", "baseline", "--help"],
