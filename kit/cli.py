@@ -141,6 +141,7 @@ def _add_report(commands: Any) -> None:
     sub.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="where the files go (default: %(default)s)")
     sub.add_argument("--format", nargs="+", choices=reports.FORMATS, default=reports.FORMATS, help="default: all three")
     sub.add_argument("--intro", type=Path, metavar="FILE.md", help="the vendor's introduction of the chip, in Markdown")
+    sub.add_argument("--audit", type=Path, metavar="FILE.json", help="what `verify audit RUN AUDIT --json` wrote, for the first result")
     sub.add_argument("--template", type=Path, metavar="FILE.docx", help="the lab's own template for DOCX")
     sub.set_defaults(act=_report)
 
@@ -229,7 +230,7 @@ def _image(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    wanted = reports.Wanted(args.out, tuple(args.format), introduction=args.intro, template=args.template)
+    wanted = reports.Wanted(args.out, tuple(args.format), introduction=args.intro, audit=args.audit, template=args.template)
     for page in reports.write(args.results, wanted):
         print(page)
     return 0

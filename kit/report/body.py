@@ -248,7 +248,7 @@ def _verification(source: Source, words: Words) -> Iterator[Block]:
     columns = tuple(Column(words.say(f"column.{key}")) for key in keys)
     yield Table("table-findings", words.say("heading.verdict"), columns, findings) if findings else Text(words.say("text.no_findings"))
     yield heading(words, "audit", 2)
-    yield Text(words.say("text.audit_none"), "note")
+    yield from _audit(source, words)
     yield heading(words, "seal", 2)
     yield _seal(source, words)
     yield Text(words.say("text.signature"), "note")
@@ -265,6 +265,36 @@ def _verification(source: Source, words: Words) -> Iterator[Block]:
     columns = (Column(words.say("column.item")), Column(words.say("text.sign_line")))
     rows = tuple((words.say(f"seal.{who}"), "") for who in ("vendor", "lab", "auditor"))
     yield Table("table-signatures", words.say("heading.signatures"), columns, rows)
+
+
+def _audit(source: Source, words: Words) -> Iterator[Block]:
+    """What `verify audit` found: its verdict, the lab's decision, each re-run against the vendor's claim, reasons, findings."""
+    if not source.audit:
+        yield Text(words.say("text.audit_none"), "note")
+        return
+    said, verdict = source.audit["audit"], source.audit["verdict"]
+    yield Text(words.say("text.audit", verdict=words.say(f"verdict.{verdict}")), "note" if verdict == "verified" else "warning")
+    if said is not None:
+        sample = ", ".join([*said["sample"], *said["chosen"]])
+        yield Text(words.say("text.audit_said", verdict=words.name("decision", said["verdict"]), sample=sample, runs=len(said["runs"])))
+        yield Items(tuple(map(str, said["reasons"])))
+        names = ("stage", "case", "metric", "vendor", "lab", "log_ratio", "tolerance", "decision")
+        columns = tuple(Column(words.say(f"column.{name}"), number=name in names[3:7]) for name in names)
+        yield Table("table-audit", words.say("heading.audit"), columns, tuple(_reruns(said, words)))
+    keys = ("rule", "where", "expected", "found")
+    rows = tuple(tuple(str(finding[key]) for key in keys) for finding in source.audit["findings"])
+    if rows:
+        yield Table(
+            "table-audit-findings", words.say("text.audit_findings"), tuple(Column(words.say(f"column.{key}")) for key in keys), rows
+        )
+
+
+def _reruns(said: dict[str, Any], words: Words) -> Iterator[tuple[str, ...]]:
+    for name, stage in said["stages"].items():
+        for one in stage["cases"] if stage else ():
+            lab = " ".join(one["lab"]) or words.say("missing")
+            numbers = (str(one["vendor"]), lab, str(one["logRatio"]), str(one["tolerance"]))
+            yield (name, one["id"], one["metric"], *numbers, words.name("decision", one["verdict"]))
 
 
 def _against(source: Source, words: Words) -> Iterator[Block]:

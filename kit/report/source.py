@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,15 @@ MAX_INTRODUCTION_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One result with its environment (empty where it does not lie beside the result) and the chip's introduction (Markdown)."""
+    """One result, its environment (empty where it does not lie beside it), the chip's introduction (Markdown), and its audit.
+
+    The audit is what `python -m verify audit RUN AUDIT --json FILE` wrote; empty where none was given.
+    """
 
     result: dict[str, Any]
     environment: dict[str, Any]
     introduction: str = ""
+    audit: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -35,7 +39,7 @@ class Source:
         return next((table for table in scoring["tables"] if table["id"] == name), None) if scoring else None
 
 
-def read(path: Path, introduction: Path | None = None) -> Source:
+def read(path: Path, introduction: Path | None = None, audit: Path | None = None) -> Source:
     """A result.json, or a run folder: then its result is computed anew, under the run's own key."""
     document, environment = (_replayed(path), path / "evidence/environment.json") if path.is_dir() else (_json(path, "result"), None)
     check(document, "result", str(path))
@@ -44,7 +48,21 @@ def read(path: Path, introduction: Path | None = None) -> Source:
     found = _json(environment, "environment") if environment.is_file() else {}
     if found:
         check(found, "environment", str(environment))
-    return Source(document, found, _introduction(introduction))
+    return Source(document, found, _introduction(introduction), _audit(audit, str(document["run"]["run"])) if audit else {})
+
+
+def _audit(path: Path, run: str) -> dict[str, Any]:
+    document = _json(path, "audit")
+    missing = {"verdict", "run", "audit", "findings"} - document.keys()
+    if missing:
+        raise KitError(
+            "not an audit", where=str(path), why=f"no {sorted(missing)[0]}", next_step="python -m verify audit RUN AUDIT --json FILE"
+        )
+    if document["run"] != run:
+        raise KitError(
+            "audit is of another run", where=str(path), why=f"{document['run']}, not {run}", next_step="name the audit of this run"
+        )
+    return document
 
 
 def _replayed(run: Path) -> dict[str, Any]:

@@ -24,6 +24,7 @@ class Wanted:
     formats: tuple[str, ...] = FORMATS
     languages: tuple[str, ...] = LANGUAGES
     introduction: Path | None = None
+    audit: Path | None = None
     template: Path | None = None
 
 
@@ -31,7 +32,8 @@ def write(results: list[Path], wanted: Wanted) -> list[Path]:
     """report*.html, .pdf, .docx of the first result; compare*.html where there are several; returns the paths."""
     if wanted.template and not wanted.template.is_file():
         raise KitError("template does not exist", where=str(wanted.template), next_step="name a DOCX file")
-    sources = [read(path, wanted.introduction) for path in results]
+    first, *others = results
+    sources = [read(first, wanted.introduction, wanted.audit), *(read(path) for path in others)]
     try:
         wanted.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -252,6 +252,30 @@ def test_loss_stands_against_the_curve_of_the_baseline() -> None:
     assert figure.svg.count("<polyline") == figure.svg.count('<line class="line') == 3
 
 
+AUDIT: dict[str, Any] = {
+    "schemaVersion": 1, "verdict": "verified", "run": synthetic.RUN, "statements": {}, "findings": [],
+    "audit": {
+        "verdict": "pass", "sample": ["communication-pt2pt-8"], "chosen": [], "runs": [{}], "reasons": ["each within its tolerance"],
+        "stages": {"first": {"mean": {}, "cases": [
+            {"id": "communication-pt2pt-8", "metric": "throughput_gbps", "vendor": "98.05", "lab": ["97.9"], "logRatio": "0.0015",
+             "tolerance": "0.02", "verdict": "pass"}]}, "second": None},
+    },
+}  # fmt: skip
+
+
+def test_audit_fills_its_slot(source: Source, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    audited = replace(source, audit=AUDIT)
+    cells = Cells(html.render(body.page(audited, words.load("zh")))).tables["table-audit"]
+    assert cells[1] == ["first", "communication-pt2pt-8", "throughput_gbps", "98.05", "97.9", "0.0015", "0.02", "通过"]
+    result, audit = tmp_path / "r.json", tmp_path / "a.json"
+    result.write_text(json.dumps(source.result))
+    audit.write_text(json.dumps(AUDIT | {"run": "another"}))
+    assert main(["report", str(result), "--format", "html", "--audit", str(audit), "--out", str(tmp_path / "o")]) == 2
+    assert "audit is of another run" in capsys.readouterr().err
+    audit.write_text(json.dumps(AUDIT))
+    assert main(["report", str(result), "--format", "html", "--audit", str(audit), "--out", str(tmp_path / "o")]) == 0
+
+
 def test_markdown_of_the_vendor_is_text() -> None:
     found = list(markdown(INTRODUCTION))
     assert [getattr(block, "text", None) or block.lines for block in found] == [
