@@ -79,7 +79,7 @@ def take(product: Chip, mounts: Iterable[str], hide: Veil, root: Path = Path("/"
     return {
         "processor": processor(root),
         "pci": _pci(root),
-        "network": _network(hide, root),
+        "network": _network(root),
         "accelerators": accelerators,
         "libraries": {path: digest for mount in mounts for path, digest in _libraries(root, mount)},
         "compiler": _first_line(["gcc", "--version"]),
@@ -117,14 +117,12 @@ def _pci(root: Path) -> list[dict[str, str | None]]:
     ]
 
 
-def _network(hide: Veil, root: Path) -> dict[str, Any]:
+def _network(root: Path) -> dict[str, Any]:
     """Interfaces with speed in Mbit/s, and the ports of remote-memory adapters with their rate."""
     ports = sorted((root / "sys/class/infiniband").glob("*/ports/*"))
     return {
         "interfaces": {
-            path.name: {"speed_mbit_s": _read(path / "speed"), "address": hide.name(_read(path / "address") or "none")}
-            for path in sorted((root / "sys/class/net").glob("*"))
-            if path.name != "lo"
+            path.name: {"speed_mbit_s": _read(path / "speed")} for path in sorted((root / "sys/class/net").glob("*")) if path.name != "lo"
         },
         "fabric": {
             f"{path.parent.parent.name}/{path.name}": {name: _read(path / name) for name in ("state", "rate")} for path in ports
