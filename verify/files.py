@@ -20,7 +20,7 @@ from verify.findings import Refused, Unchecked
 MAX_DOCUMENT_BYTES = 32 * 2**20
 MAX_LINE_BYTES = 4 * 2**20
 CHUNK_BYTES = 2**20
-BLOCK_BYTES = 2**18  # lines and the events made of them fit a core's own cache (docs/design/replay.md)
+BLOCK_BYTES = 2**17  # lines and the events made of them fit a core's own cache (docs/design/replay.md)
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 Identity = tuple[int, ...]
