@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from verify import archive, audit_cli, policy, profile, table
+from verify import archive, policy, profile, table
 from verify.findings import Refused, Unchecked
 from verify.replay import replay
 from verify.result import Result
@@ -69,8 +69,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _verify(argv: list[str]) -> int:
     if argv[:1] == ["audit"]:
+        from verify import audit_cli
+
         return audit_cli.run_audit(argv[1:], _time)
     if argv[:1] == ["publication"]:
+        from verify import audit_cli
+
         return audit_cli.run_publication(argv[1:], _time)
     options = _parser().parse_args(argv)
     target = None if options.json in {None, "-"} else _target(Path(options.json), options.run)
