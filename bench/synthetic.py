@@ -15,7 +15,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from kit import plan, record, seal
+from kit import plan, record, runkey, seal
 from kit.worker.record import Recorder
 from verify.strict import canonical
 
@@ -120,10 +120,11 @@ def _open(run: Path, made: plan.Plan) -> record.RunLog:
         "lock": {"file": "images/cpu/requirements.lock", "sha256": "3" * 64, "built": {}}, "grants": {}, "packages": None,
     }  # fmt: skip
     (evidence / "environment.json").write_bytes(canonical(environment) + b"\n")
-    log = record.RunLog(run, KEY)
+    own = runkey.obtain(run, KEY, made.sha256(), None)
+    log = record.RunLog(run, own.key)
     log.append("open", run=run.name, plan_sha256=made.sha256(), kit_version="0.1.0", worker_sha256="1" * 64, isolation="environment",
-               challenge_sha256=None)  # fmt: skip
-    for name in ("plan.json", "environment.json"):
+               challenge_sha256=None, run_key=own.keyid)  # fmt: skip
+    for name in ("plan.json", "environment.json", "run-keys/0.dsse.json"):
         log.append_file(evidence / name)
     return log
 

@@ -158,7 +158,7 @@ const exactly = (value, names, where) => {
   need(Object.keys(value).sort().join() === names.join(), `${where}: other fields than ${names}`);
 };
 
-function statement(bytes, signer) {
+function opened(bytes, signer, predicate, subject) {
   const envelope = strict(bytes);
   exactly(envelope, ["payload", "payloadType", "signatures"], "envelope");
   need(canonical(envelope) + "\n" === bytes.toString("utf-8"), "envelope: not canonical JSON");
@@ -178,9 +178,9 @@ function statement(bytes, signer) {
   need(canonical(stated) === payload.toString("utf-8"), "statement: not canonical JSON");
   exactly(stated, ["_type", "predicate", "predicateType", "subject"], "statement");
   need(stated._type === "https://in-toto.io/Statement/v1", "statement: another type");
-  need(/\/attestation\/vendor-run\/v1$/.test(stated.predicateType), "statement: another predicate");
-  need(Array.isArray(stated.subject) && stated.subject.length === 1 && stated.subject[0].name === "SHA256SUMS", "statement: another subject");
-  return stated;
+  need(stated.predicateType === `https://chipassay.dev/attestation/${predicate}`, "statement: another predicate");
+  need(Array.isArray(stated.subject) && stated.subject.length === 1 && stated.subject[0].name === subject, "statement: another subject");
+  return { stated, digest: hex(sha256(payload)) };
 }
 
 // --- files -----------------------------------------------------------------------------------------------------------
@@ -250,15 +250,14 @@ function entries(bytes) {
   return { read, leaves: lines.map(leaf) };
 }
 
-function checkpoints(bytes, log, origin, signer) {
-  need(signer.digest === null, "checkpoints: an Ed25519 key is needed");
+function checkpoints(bytes, log, origin, keyAt) {
   const text = bytes.toString("utf-8"), sizes = [];
   const note = /([!-~]{1,300})\n(0|[1-9][0-9]{0,18})\n([A-Za-z0-9+/]{43}=)\n\n— ([!-~]{1,300}) ([A-Za-z0-9+/]{91}=)\n\n/y;
   while (note.lastIndex < text.length) {
     const [, name, size, wanted, by, signature] = note.exec(text) ?? refuse("checkpoints: another form");
     need(name === origin && by === origin, "checkpoints: of another run");
     need(Number(size) <= log.leaves.length && base64(wanted, "root").equals(root(log.leaves.slice(0, Number(size)))), `checkpoint ${size}: another root`);
-    const sig = base64(signature, "checkpoint");
+    const sig = base64(signature, "checkpoint"), signer = keyAt(Number(size));
     need(sig.subarray(0, 4).equals(sha256(origin + "\n\x01", signer.raw).subarray(0, 4)), `checkpoint ${size}: another key`);
     need(verify(null, Buffer.from(`${name}\n${size}\n${wanted}\n`), signer.key, sig.subarray(4)), `checkpoint ${size}: the signature does not hold`);
     sizes.push(Number(size));
@@ -271,6 +270,24 @@ function checkpoints(bytes, log, origin, signer) {
 function due(read) {
   const after = (index) => ["resume", "recovered"].includes(read[index + 1]?.type);
   return read.flatMap((entry, index) => (["case-end", "close"].includes(entry.type) && !after(index) ? [index + 1] : []));
+}
+
+// Keys of the run log, each certified for this run by the key that seals, each in use from an open or resume entry on.
+function runKeys(found, signer, stated, read) {
+  const paths = [...found.keys()].filter((path) => path.startsWith("run-keys/")), known = new Map(), digests = [];
+  for (let n = 0; n < paths.length; n++) {
+    const path = `run-keys/${n}.dsse.json`, made = opened(found.get(path) ?? refuse(`${path}: missing`), signer, "run-key/v1", "run-key");
+    const said = made.stated.predicate, der = base64(said.spki, path);
+    const key = publicKey({ key: der, format: "der", type: "spki" });
+    need(key.digest === null && key.id === made.stated.subject[0].digest?.sha256, `${path}: not the key that it names`);
+    need(said.run === stated.run && said.plan?.sha256 === stated.plan?.sha256, `${path}: of another run`);
+    need(canonical(said.challenge) === canonical(stated.challenge), `${path}: of another challenge`);
+    known.set(key.id, key);
+    digests.push({ sha256: made.digest });
+  }
+  need(canonical(stated.runKeys) === canonical(digests) && digests.length > 0, "run keys: not those that the statement lists");
+  const begins = read.flatMap((entry, index) => (["open", "resume"].includes(entry.type) ? [[index, known.get(entry.run_key) ?? refuse(`run log: entry ${index} under a key that is not certified`)]] : []));
+  return (size) => begins.filter(([begin]) => begin < size).at(-1)?.[1] ?? refuse(`checkpoint ${size}: before the log began`);
 }
 
 function logged(read, listed, found) {
@@ -294,7 +311,7 @@ function check(run, keyFile) {
   need(readdirSync(run).sort().join() === TOP.join(), `RUN: other names than ${TOP}`);
   for (const folder of ["evidence", "runlog"]) need(lstatSync(join(run, folder)).isDirectory(), `${folder}: not a folder`);
   const signer = publicKey(keyFile ? readFileSync(keyFile) : plain(join(run, "evidence/signer.pub.pem"), "signer.pub.pem"));
-  const stated = statement(plain(join(run, "run.dsse.json"), "run.dsse.json"), signer);
+  const { stated } = opened(plain(join(run, "run.dsse.json"), "run.dsse.json"), signer, "vendor-run/v1", "SHA256SUMS");
   const list = plain(join(run, "SHA256SUMS"), "SHA256SUMS"), digest = hex(sha256(list));
   need(stated.subject[0].digest?.sha256 === digest, "SHA256SUMS: not the signed one");
   const listed = sums(list), found = files(run, listed);
@@ -303,7 +320,7 @@ function check(run, keyFile) {
   need(last.type === "close" && last.sums_sha256 === digest, "run log: does not close over SHA256SUMS");
   need(said?.size === BigInt(log.leaves.length) && said.root === root(log.leaves).toString("base64"), "run log: not the stated one");
   need(said.origin === `chipassay.dev/run/${stated.predicate.run}`, "run log: of another run");
-  checkpoints(plain(join(run, "runlog/checkpoints.txt"), "checkpoints.txt"), log, said.origin, signer);
+  checkpoints(plain(join(run, "runlog/checkpoints.txt"), "checkpoints.txt"), log, said.origin, runKeys(found, signer, stated.predicate, log.read));
   logged(log.read, listed, found);
   torn(run, log.read);
   return `OK: ${basename(run)}: signature, statement, ${log.leaves.length} entries of the run log and ${listed.size} files hold`;

@@ -10,7 +10,22 @@ key=${2:-$run/evidence/signer.pub.pem}
 work=$(mktemp -d) || exit 2
 trap 'rm -rf "$work"' EXIT
 refuse() { echo "REFUSED: $*" >&2; exit 1; }
-field() { sed -n 's/.*"'"$1"'":"\([^"]*\)".*/\1/p' "$run/run.dsse.json"; }
+field() { sed -n 's/.*"'"$1"'":"\([^"]*\)".*/\1/p' "$file"; }
+digest() { sha256sum <"$1" | cut -d' ' -f1; }
+# The payload of an envelope goes to $work/payload, if it is canonical JSON on one line with one signature, by $key, that holds.
+opened() {
+  file=$1
+  [ "$(count "$file")" = 1 ] && grep -Eqx \
+    '\{"payload":"[A-Za-z0-9+/]+={0,2}","payloadType":"application/vnd\.in-toto\+json","signatures":\[\{"keyid":"'"$keyid"'","sig":"[A-Za-z0-9+/]+={0,2}"\}\]\}' \
+    "$file" || refuse "$file is not the canonical envelope with one signature by this key"
+  for part in payload sig; do
+    field $part | openssl base64 -d -A >"$work/$part" || refuse "$file: $part is not base64"
+    [ "$(openssl base64 -A -in "$work/$part")" = "$(field $part)" ] || refuse "$file: $part is not canonical base64"
+  done
+  kind=$(field payloadType)
+  { printf 'DSSEv1 %d %s %d ' "${#kind}" "$kind" "$(wc -c <"$work/payload")"; cat "$work/payload"; } >"$work/signed"
+  openssl pkeyutl -verify -pubin -inkey "$key" -rawin -in "$work/signed" -sigfile "$work/sig" >/dev/null || refuse "$file: the signature does not hold"
+}
 count() { wc -l <"$1" | tr -d ' '; }
 
 # 1. Only plain files with one link and plain names, no empty folder, nothing beside the four names of a run.
@@ -39,20 +54,12 @@ case $(tail -c 32 "$work/key" | od -An -v -tx1 | tr -d ' \n') in
 esac
 
 # 3. The signature over the DSSE encoding of the statement. One signature, canonical JSON, on one line.
-[ "$(count "$run/run.dsse.json")" = 1 ] && grep -Eqx \
-  '\{"payload":"[A-Za-z0-9+/]+={0,2}","payloadType":"application/vnd\.in-toto\+json","signatures":\[\{"keyid":"'"$keyid"'","sig":"[A-Za-z0-9+/]+={0,2}"\}\]\}' \
-  "$run/run.dsse.json" || refuse "the envelope is not the canonical one with one signature by this key"
-kind=$(field payloadType)
-for part in payload sig; do
-  field $part | openssl base64 -d -A >"$work/$part" || refuse "$part is not base64"
-  [ "$(openssl base64 -A -in "$work/$part")" = "$(field $part)" ] || refuse "$part is not canonical base64"
-done
-{ printf 'DSSEv1 %d %s %d ' "${#kind}" "$kind" "$(wc -c <"$work/payload")"; cat "$work/payload"; } >"$work/signed"
-openssl pkeyutl -verify -pubin -inkey "$key" -rawin -in "$work/signed" -sigfile "$work/sig" >/dev/null || refuse "the signature does not hold"
+opened "$run/run.dsse.json"
+cp "$work/payload" "$work/statement"
 
 # 4. The statement's subject is this SHA256SUMS. Keys are sorted and nothing is spaced, so a pattern finds it.
-[ "$(grep -o '"subject":' "$work/payload" | wc -l | tr -d ' ')" = 1 ] || refuse "not one subject"
-subject=$(grep -o '"subject":\[{"digest":{"sha256":"[0-9a-f]*"},"name":"SHA256SUMS"}\]' "$work/payload" | cut -d'"' -f8)
+[ "$(grep -o '"subject":' "$work/statement" | wc -l | tr -d ' ')" = 1 ] || refuse "not one subject"
+subject=$(grep -o '"subject":\[{"digest":{"sha256":"[0-9a-f]*"},"name":"SHA256SUMS"}\]' "$work/statement" | cut -d'"' -f8)
 sums=$(realpath "$run/SHA256SUMS")
 [ "$(sha256sum <"$sums" | cut -d' ' -f1)" = "$subject" ] || refuse "SHA256SUMS is not the signed one"
 
@@ -63,14 +70,25 @@ there=$(cd "$run/evidence" && find . ! -type d | cut -c3- | sort)
 [ "$there" = "$(cut -c67- "$sums")" ] || refuse "a listed file is missing, or an unlisted one is there"
 (cd "$run/evidence" && sha256sum -c --quiet --strict "$sums") || refuse "a listed file differs"
 
-# 6. The run log's last entry names SHA256SUMS, and its last checkpoint is signed by the same key.
+# 6. The key of the run log: certified for this run by the same key, and named by the last entry that begins a stretch of the log.
+named=$(grep -E '"type":"(open|resume)"' "$run/runlog/entries.jsonl" | tail -n 1 | grep -o '"run_key":"[0-9a-f]*"' | cut -d'"' -f4)
+for certificate in "$run"/evidence/run-keys/*.dsse.json; do
+  opened "$certificate"
+  grep -qF '"predicateType":"https://chipassay.dev/attestation/run-key/v1"' "$work/payload" || refuse "$certificate certifies no key of a run"
+  [ "$(grep -o '"run":"[^"]*"' "$work/payload")" = "$(grep -o '"run":"[^"]*"' "$work/statement")" ] || refuse "$certificate is another run's"
+  grep -o '"spki":"[^"]*"' "$work/payload" | cut -d'"' -f4 | openssl base64 -d -A >"$work/spki"
+  [ "$(digest "$work/spki")" != "$named" ] || cp "$work/spki" "$work/log.der"
+done
+[ -f "$work/log.der" ] || refuse "the run log's key is not certified"
+
+# 7. The run log's last entry names SHA256SUMS, and its last checkpoint is signed by that key.
 tail -n 1 "$run/runlog/entries.jsonl" | grep -q "\"sums_sha256\":\"$subject\",\"type\":\"close\"" ||
   refuse "the run log does not close over SHA256SUMS"
 tail -n 6 "$run/runlog/checkpoints.txt" | head -n 3 >"$work/note"
 tail -n 2 "$run/runlog/checkpoints.txt" | head -n 1 | awk '{print $3}' | openssl base64 -d -A | tail -c +5 >"$work/note.sig"
-openssl pkeyutl -verify -pubin -inkey "$key" -rawin -in "$work/note" -sigfile "$work/note.sig" >/dev/null ||
+openssl pkeyutl -verify -pubin -keyform DER -inkey "$work/log.der" -rawin -in "$work/note" -sigfile "$work/note.sig" >/dev/null ||
   refuse "the last checkpoint's signature does not hold"
 [ "$(sed -n 2p "$work/note")" = "$(count "$run/runlog/entries.jsonl")" ] || refuse "the run log has another length"
 size=$(sed -n 2p "$work/note") root=$(sed -n 3p "$work/note")
-grep -qF "\"root\":\"$root\",\"size\":$size}" "$work/payload" || refuse "the statement names another run log"
+grep -qF "\"root\":\"$root\",\"size\":$size}" "$work/statement" || refuse "the statement names another run log"
 echo "OK: $(basename "$run"): signature, run log's end and $(count "$sums") files hold"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from kit import __version__, baseline, chip, doctor, image, keys, launchers, pack, plan, progress, record, run, seal, trust
+from kit import __version__, baseline, chip, doctor, image, keys, launchers, opening, pack, plan, progress, run, seal, trust
 from kit import report as reports
 from kit.errors import FAILED, KitError
 from kit.lab import cli as lab
@@ -198,10 +198,11 @@ def _run(args: argparse.Namespace) -> int:
 def _seal(args: argparse.Namespace) -> int:
     path = run.check_run(args.run)
     key = keys.load(args.key)
-    log = record.RunLog(path, key)
+    log, own = opening.again(path, key)
     try:
-        run.end_open_attempts(log)
         seal.unseal(path)
+        opening.resumed(log, own)
+        run.end_open_attempts(log)
         seal.seal(path, plan.from_run(path / "evidence/plan.json"), log, key)
     finally:
         log.close()

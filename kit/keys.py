@@ -35,11 +35,16 @@ def public_pem(key: Ed25519PrivateKey) -> bytes:
 
 def generate(folder: Path) -> Path:
     """Make a key pair in `folder`; an existing key is never overwritten."""
-    path = folder / KEY_NAME
-    key = Ed25519PrivateKey.generate()
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path = write_private(folder / KEY_NAME)
+    (folder / PUBLIC_NAME).write_bytes(public_pem(load(path)))
+    return path
+
+
+def write_private(path: Path) -> Path:
+    """Write a new private key to `path`, mode 0600; an existing file is never overwritten."""
+    pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as error:
         raise KitError("a key exists already", where=str(path), next_step="choose another folder") from error
@@ -49,7 +54,6 @@ def generate(folder: Path) -> Path:
         file.write(pem)
         file.flush()
         os.fsync(file.fileno())
-    (folder / PUBLIC_NAME).write_bytes(public_pem(key))
     return path
 
 

@@ -16,7 +16,6 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from kit import (
-    __version__,
     archive,
     challenge,
     chip,
@@ -26,6 +25,7 @@ from kit import (
     job,
     keys,
     launch,
+    opening,
     plan,
     progress,
     record,
@@ -242,8 +242,8 @@ def _open_log(
     resumed: bool,
 ) -> record.RunLog:
     if not resumed:
-        return _open_new(run, resolved, facts, key, runner, made, asked)
-    log = record.RunLog(run, key)
+        return opening.create(run, resolved, facts, key, runner.isolation, made, asked)
+    log, own = opening.again(run, key)
     if log.entries[0]["worker_sha256"] != made.sha256:
         log.close()
         raise KitError(
@@ -253,7 +253,7 @@ def _open_log(
         )
     runner.stop_leftovers(run.name)
     seal.unseal(run)
-    log.append("resume")
+    opening.resumed(log, own)
     end_open_attempts(log)
     return log
 
@@ -262,39 +262,6 @@ def end_open_attempts(log: record.RunLog) -> None:
     """Log attempts that a crash left without an end as `interrupted`, with the files they left."""
     for case_id, attempt in record.open_attempts(log.entries):
         _end_attempt(log, case_id, attempt, "interrupted", "the kit was stopped before the attempt ended")
-
-
-def _open_new(
-    run: Path,
-    resolved: plan.Plan,
-    facts: dict[str, Any],
-    key: Ed25519PrivateKey,
-    runner: job.Runner,
-    made: archive.Archive,
-    asked: challenge.Challenge | None,
-) -> record.RunLog:
-    evidence = run / "evidence"
-    evidence.mkdir(parents=True)
-    names = ["plan.json", "environment.json"]
-    if asked is not None:
-        challenge.remember(asked, run.name)  # of the lab's own runs only the last one is known, which harms nothing
-        write_atomic(evidence / challenge.FILE, asked.data)
-        names.append(challenge.FILE)
-    write_atomic(evidence / "plan.json", resolved.to_bytes())
-    write_atomic(evidence / "environment.json", canonical(facts) + b"\n")
-    log = record.RunLog(run, key)
-    log.append(
-        "open",
-        run=run.name,
-        plan_sha256=resolved.sha256(),
-        kit_version=__version__,
-        worker_sha256=made.sha256,
-        isolation=runner.isolation.kind,
-        challenge_sha256=asked.made.sha256 if asked else None,
-    )
-    for name in names:
-        log.append_file(evidence / name)
-    return log
 
 
 def _try_cases(session: Session, selected: Sequence[plan.Case]) -> None:

@@ -9,9 +9,8 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from kit import keyscan, statements
+from kit import keyscan, runkey, statements
 from kit.files import write_atomic
-from kit.keys import public_pem
 from kit.plan import Plan
 from kit.record import RunLog, attempts
 from verify import score, statement, tree
@@ -52,7 +51,6 @@ def seal(run: Path, plan: Plan, log: RunLog, key: Ed25519PrivateKey) -> None:
     keyscan.check(evidence)
     states = case_states(plan, log)
     write_atomic(evidence / "cases.json", canonical({"schemaVersion": 1, "cases": states}) + b"\n")
-    write_atomic(evidence / "signer.pub.pem", public_pem(key))
     source = Evidence(evidence)
     claims = score.claims(score.evaluate(source))
     sums = tree.sums(source)
@@ -60,13 +58,16 @@ def seal(run: Path, plan: Plan, log: RunLog, key: Ed25519PrivateKey) -> None:
     write_atomic(run / "SHA256SUMS", sums)
     log.append("close", sums_sha256=digest)
     log.checkpoint()
-    write_atomic(run / "run.dsse.json", statements.sign(_statement(log, plan, states, claims, digest), [key]))
+    stated = _predicate(log, plan, states, claims) | {"runKeys": [{"sha256": own.made.sha256} for own in runkey.certified(run, key)]}
+    write_atomic(run / "run.dsse.json", statements.sign(statements.payload(statement.KIND, {"SHA256SUMS": digest}, stated), [key]))
+    if all(case["state"] == "done" for case in states):
+        runkey.destroy(run.name)
 
 
-def _statement(log: RunLog, plan: Plan, states: list[dict[str, Any]], claims: list[dict[str, Any]], sums: str) -> bytes:
+def _predicate(log: RunLog, plan: Plan, states: list[dict[str, Any]], claims: list[dict[str, Any]]) -> dict[str, Any]:
     environment = loads((log.run / "evidence/environment.json").read_bytes())
     opened = log.entries[0]
-    predicate = {
+    return {
         "run": log.run.name,
         "challenge": None if opened["challenge_sha256"] is None else {"sha256": opened["challenge_sha256"]},
         "plan": {"name": plan.name, "sha256": plan.sha256()},
@@ -81,7 +82,6 @@ def _statement(log: RunLog, plan: Plan, states: list[dict[str, Any]], claims: li
         "started": rfc3339(opened["wall_ns"]),
         "finished": rfc3339(log.entries[-1]["wall_ns"]),
     }
-    return statements.payload(statement.KIND, {"SHA256SUMS": sums}, predicate)
 
 
 def rfc3339(wall_ns: int) -> str:

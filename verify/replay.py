@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from verify import chain, challenge, complete, envelope, policy, runlog, statement, statements, tree
+from verify import chain, challenge, complete, envelope, policy, runkey, runlog, statement, statements, tree
 from verify.files import Evidence
 from verify.findings import Finding, Refused, Unchecked, error, warning
 from verify.result import Result
@@ -37,6 +37,7 @@ class _Replay:
     signer: envelope.PublicKey | None = None
     stated: statements.Statement | None = None
     asked: statements.Statement | None = None
+    run_keys: list[runkey.RunKey] = field(default_factory=list)
     listed: dict[str, str] = field(default_factory=dict)
     log: runlog.Log = field(default_factory=runlog.Log)
     evidence: Evidence = field(init=False)
@@ -172,7 +173,10 @@ def _log(state: _Replay) -> None:
     state.log = runlog.read(folder)
     state.add(state.log.findings)
     origin = runlog.ORIGIN + (state.said["run"] if state.said else state.run.name)
-    state.add(runlog.checkpoints(folder, state.log, origin, state.signer))
+    if state.signer is not None:
+        state.run_keys = state.attempt(lambda: runkey.read(state.evidence, state.signer)) or []
+    spans = runkey.spans(state.log, state.run_keys)
+    state.add(runlog.checkpoints(folder, state.log, origin, lambda size: runkey.at(spans, size)))
     if state.said:
         state.add(runlog.bound(state.log, state.said["log"]))
         state.add(challenge.bound(state.asked, state.said, state.log))
@@ -201,6 +205,8 @@ def _complete(state: _Replay) -> None:
     plan = state.attempt(lambda: document(state.evidence, "plan.json", "resolved_plan"))
     states = state.attempt(lambda: document(state.evidence, "cases.json", "cases"))
     environment = state.attempt(lambda: document(state.evidence, "environment.json", "environment"))
+    if state.run_keys:
+        state.add(runkey.faults(state.run_keys, state.said, environment, state.log))
     if plan and state.said and environment:
         state.add(statement.against_environment(state.said, plan["name"], state.evidence.read("plan.json"), environment))
     if states:

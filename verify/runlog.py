@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -49,10 +49,13 @@ class Open(Entry, frozen=True, tag="open"):
     worker_sha256: Sha256
     isolation: Literal["container", "environment", "none"]
     challenge_sha256: Sha256 | None
+    run_key: Sha256
 
 
 class Resume(Entry, frozen=True, tag="resume"):
-    """A later process goes on; clocks may start anew."""
+    """A later process goes on, and signs with this key; clocks may start anew."""
+
+    run_key: Sha256
 
 
 class Recovered(Entry, frozen=True, tag="recovered"):
@@ -208,8 +211,8 @@ def _torn(entries: list[AnyEntry], source: Evidence) -> Iterator[Finding]:
             )
 
 
-def checkpoints(folder: Path, log: Log, origin: str, key: PublicKey | None) -> Iterator[Finding]:
-    """Every checkpoint is signed, has the log's root at its size, and none is missing."""
+def checkpoints(folder: Path, log: Log, origin: str, key: Callable[[int], PublicKey | None]) -> Iterator[Finding]:
+    """Every checkpoint is signed by the key that `key` gives for its size, has the log's root there, and none is missing."""
     try:
         found = list(notes.split(Evidence(folder).read(CHECKPOINTS)))
     except Refused as bad:
@@ -219,7 +222,7 @@ def checkpoints(folder: Path, log: Log, origin: str, key: PublicKey | None) -> I
     if sorted(set(sizes)) != sizes:
         yield error("log.checkpoint", notes.WHERE, "sizes that grow", sizes[:20])
     for index, note in enumerate(found):
-        yield from _checkpoint(note, log, origin, key, f"{notes.WHERE}: note {index}")
+        yield from _checkpoint(note, log, origin, key(note.size), f"{notes.WHERE}: note {index}")
     for size in sorted(_due(log) - set(sizes)):
         yield error("log.checkpoint_missing", notes.WHERE, f"a checkpoint of size {size}", "none")
 
@@ -230,7 +233,7 @@ def _checkpoint(note: notes.Note, log: Log, origin: str, key: PublicKey | None, 
     if log.roots.get(note.size) != note.root:
         yield error("log.checkpoint", where, "the log's root at that size", f"size {note.size}, another root")
     if not isinstance(key, Ed25519PublicKey):
-        yield error("log.checkpoint", where, "an Ed25519 key in signer.pub.pem", "none")
+        yield error("log.checkpoint", where, "an Ed25519 key certified for the run", "none")
         return
     try:
         notes.verify(note, key, where)

@@ -222,7 +222,7 @@ add("json.syntax", "tampered", "a comma too many", plan_bytes(lambda d: d.replac
 add("statement.schema", "restated", "an unknown field", lambda s: s["predicate"].update(extra=1))
 add("statement.schema", "restated", "another predicate", lambda s: s.update(predicateType="https://example.org/x"))
 add("statement.subject", "restated", "another subject", lambda s: s["subject"][0]["digest"].update(sha256="0" * 64))
-add("statement.plan", "restated", "another plan", lambda s: s["predicate"]["plan"].update(sha256="0" * 64), "statement.log")
+add("statement.plan", "restated", "another plan", lambda s: s["predicate"]["plan"].update(sha256="0" * 64), "statement.log", "run_key.bound")
 add("statement.environment", "restated", "another chip", lambda s: s["predicate"].update(chip="other"))
 add(
     "statement.environment",

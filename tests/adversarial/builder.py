@@ -6,6 +6,7 @@ seal anything, so that rules about content must catch it. Changes after sealing 
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from collections.abc import Callable
@@ -15,10 +16,13 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from kit import plan, record, seal, statements
-from verify import challenge
+from kit.keys import public_pem
+from verify import challenge, runkey
+from verify.envelope import keyid, spki
 from verify.strict import canonical
 
 KEY = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"tests of ChipAssay, worth nothing").digest())
+RUN_KEY = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"tests of ChipAssay: log of a run").digest())
 PRETRAIN = "pretrain-x"
 TEXT = "text-x"
 NAME = "tiny-cpu-20261124T000000Z-abcdef"
@@ -118,6 +122,9 @@ class Bench:
         self.states = {PRETRAIN: ("done", None), TEXT: ("done", None)}
         self.raw: dict[str, bytes] = {}
         self.challenge: bytes | None = None
+        self.certificate: dict[str, Any] = {}
+        self.certified: dict[str, str] = {}
+        self.certifier = KEY
 
     def answer(self, sealed: bytes) -> None:
         """Make this the run that answers a challenge: kept, logged, its seeds handed out and recorded."""
@@ -139,6 +146,19 @@ class Bench:
         """Rank 0's events of one kind."""
         return [event for event in self.events[case]["events-00000.jsonl"] if event["e"] == kind]
 
+    def certify(self) -> str:
+        """Write the key that seals and its certificate for the log's key; the path of that."""
+        (self.evidence / "signer.pub.pem").write_bytes(public_pem(KEY))
+        (self.evidence / "run-keys").mkdir()
+        predicate = {
+            "run": self.run.name, "plan": {"sha256": self.plan.sha256()}, "spki": base64.b64encode(spki(RUN_KEY.public_key())).decode(),
+            "challenge": None if self.challenge is None else {"sha256": challenge.parse(self.challenge).sha256},
+            "host": runkey.host(self.environment), "notBefore": "2000-01-01T00:00:00Z", "notAfter": "2100-01-01T00:00:00Z",
+        } | self.certificate  # fmt: skip
+        payload = statements.payload("run-key/v1", {"run-key": keyid(RUN_KEY.public_key())} | self.certified, predicate)
+        (self.evidence / "run-keys/0.dsse.json").write_bytes(statements.sign(payload, [self.certifier]))
+        return "run-keys/0.dsse.json"
+
     def write(self) -> record.RunLog:
         """Write evidence and log, as a run does."""
         self.evidence.mkdir(parents=True)
@@ -148,10 +168,12 @@ class Bench:
         if self.challenge is not None:
             (self.evidence / challenge.FILE).write_bytes(self.challenge)
             names.append(challenge.FILE)
-        log = record.RunLog(self.run, KEY)
+        names.append(self.certify())
+        log = record.RunLog(self.run, RUN_KEY)
         log.append("open", run=self.run.name, plan_sha256=self.plan.sha256(), kit_version="0.1.0", worker_sha256="1" * 64,
                    isolation=self.environment["isolation"]["kind"],
-                   challenge_sha256=None if self.challenge is None else challenge.parse(self.challenge).sha256)  # fmt: skip
+                   challenge_sha256=None if self.challenge is None else challenge.parse(self.challenge).sha256,
+                   run_key=keyid(RUN_KEY.public_key()))  # fmt: skip
         for name in names:
             log.append_file(self.evidence / name)
         for case, files in self.events.items():
@@ -189,8 +211,6 @@ def build(folder: Path, edit: Edit | None = None, *, steps: int = 3) -> Path:
 
 def reseal(run: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Change the statement and sign it again with the run's own key."""
-    import base64
-
     document = json.loads((run / "run.dsse.json").read_bytes())
     statement = json.loads(base64.b64decode(document["payload"]))
     change(statement)

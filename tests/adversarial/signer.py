@@ -13,7 +13,7 @@ from typing import Any
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.adversarial.attacks import add, envelope
-from tests.adversarial.builder import KEY, TEXT, Bench
+from tests.adversarial.builder import KEY, RUN_KEY, TEXT, Bench
 from verify import notes
 from verify.envelope import pae
 from verify.merkle import root_of
@@ -40,6 +40,7 @@ class Signer:
 
 
 OWN = Signer(KEY.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo), KEY.sign)
+LOG = Signer(RUN_KEY.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo), RUN_KEY.sign)
 IDENTITY = b"\x01" + bytes(31)
 ANYBODY = Signer(ED25519_SPKI + IDENTITY, lambda _: IDENTITY + bytes(32))  # holds for every message, where a verifier takes the key
 
@@ -64,7 +65,7 @@ def seal_over(run: Path, sums: bytes, signer: Signer = OWN) -> None:
     lines[-1] = canonical(json.loads(lines[-1]) | {"sums_sha256": digest})
     path.write_bytes(b"\n".join(lines) + b"\n")
     said = statement_of(run)
-    checkpoints(run, lines, said["predicate"]["log"]["origin"], signer)
+    checkpoints(run, lines, said["predicate"]["log"]["origin"], LOG if signer is OWN else signer)
     said["subject"][0]["digest"]["sha256"] = digest
     said["predicate"]["log"]["root"] = base64.b64encode(root_of(lines)).decode()
     sign_payload(run, canonical(said), signer)
