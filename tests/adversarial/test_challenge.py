@@ -95,7 +95,7 @@ def test_a_challenge_exchanged_for_another(tmp_path: Path) -> None:
 def test_the_statement_names_the_challenge(tmp_path: Path) -> None:
     run = built(tmp_path, sealed())
     builder.reseal(run, lambda statement: statement["predicate"].update(challenge=None))
-    assert broken(run) == {"challenge.bound"}
+    assert broken(run) == {"challenge.bound", "run_key.bound"}
 
 
 @pytest.mark.parametrize(

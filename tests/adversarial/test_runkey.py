@@ -11,6 +11,7 @@ import pytest
 from kit import keys, opening, runkey, seal
 from kit.errors import KitError
 from tests.adversarial import builder, trust
+from tests.adversarial.attacks import log_entry
 from tests.adversarial.builder import KEY, Bench
 from verify.replay import replay
 
@@ -71,7 +72,13 @@ def test_the_statement_lists_the_certificates(tmp_path: Path) -> None:
 def test_a_certificate_taken_away(tmp_path: Path) -> None:
     run = builder.build(tmp_path)
     (run / "evidence/run-keys/0.dsse.json").rename(run / "evidence/run-keys/1.dsse.json")
-    assert {"run_key.files", "run_key.unknown", "log.checkpoint"} <= broken(run)
+    assert {"run_key.files", "log.checkpoint"} <= broken(run)
+
+
+def test_a_key_that_no_certificate_names(tmp_path: Path) -> None:
+    run = builder.build(tmp_path)
+    log_entry(run, 0, run_key="0" * 64)
+    assert {"run_key.unknown", "log.checkpoint", "log.root"} <= broken(run)
 
 
 @pytest.fixture
