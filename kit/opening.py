@@ -21,7 +21,10 @@ def create(
     made: archive.Archive,
     asked: challenge.Challenge | None,
 ) -> record.RunLog:
-    """Make the run's folder, write what is known before the first case, and log it; `facts` become environment.json, `key` is the vendor's."""
+    """Make the run's folder, write what is known before the first case, and log it.
+
+    `facts` become environment.json; `key` is the vendor's.
+    """
     evidence = run / "evidence"
     evidence.mkdir(parents=True)
     write_atomic(evidence / "plan.json", resolved.to_bytes())

@@ -84,11 +84,12 @@ def test_a_key_that_no_certificate_names(tmp_path: Path) -> None:
 @pytest.fixture
 def begun(home: Path) -> tuple[Path, Any]:
     """A run that the kit opened, without a case."""
-    from kit import archive, chip, job, plan
+    from kit import archive, chip, inventory, job, plan
 
-    run = home / "runs" / builder.NAME
+    run, isolation = home / "runs" / builder.NAME, job.Isolation("none")
     resolved = plan.resolve(builder.source(), "tests")
-    log = opening.create(run, resolved, chip.load("cpu"), KEY, job.Isolation("none"), archive.build(), None)
+    facts = inventory.document(chip.load("cpu"), isolation, archive.build(), anonymous=True)
+    log = opening.create(run, resolved, facts, KEY, isolation, archive.build(), None)
     log.checkpoint()
     log.close()
     return run, resolved
