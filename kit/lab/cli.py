@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import json
 from collections.abc import Callable
@@ -143,7 +144,18 @@ def _execute(task: Task, opened: Callable[[Path], None], args: argparse.Namespac
         plan=str(task.desk.folder / "plan.json"), chip=task.chip, isolation=args.isolation, out=task.out, resume=task.resume,
         key=args.key[0] if args.key else None, only=task.due.cases, rerun=True, challenge=task.desk.audit / audit.FILES["challenge"],
     )  # fmt: skip
-    return run.execute(options, show, opened)
+    path = run.execute(options, show, opened)
+    for _ in range(task.desk.challenge.predicate["maxAttempts"] - 1):
+        if not _undone(path, task.due.cases):
+            break
+        path = run.execute(dataclasses.replace(options, resume=path), show)
+    return path
+
+
+def _undone(path: Path, cases: tuple[str, ...]) -> list[str]:
+    """Cases that failed: the lab tries again as often as the vendor might, and its first completed attempt counts."""
+    stated = json.loads((path / "evidence/cases.json").read_bytes())["cases"]
+    return [case["id"] for case in stated if case["id"] in cases and case["state"] != "done"]
 
 
 def _sign(own: Any) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from kit.errors import FAILED, KitError
-from kit.files import sync_folder
+from kit.files import write_atomic
 from kit.lab import ledger, office
 from kit.lab.office import Desk
 from verify import audit, labruns, rerun, tolerance
@@ -26,6 +26,7 @@ from verify.envelope import keyid
 from verify.labruns import Replayed
 from verify.rerun import Due, Facts, LabRun
 from verify.scorer import scorer_sha256
+from verify.strict import canonical
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +78,7 @@ def _chosen(desk: Desk, asked: Sequence[str]) -> tuple[str, ...]:
     """Cases by choice: fixed by the first call, since later ones only go on with it."""
     path = desk.folder / "chosen.json"
     if not path.exists():
-        path.write_text("[]" if not asked else str(list(asked)).replace("'", '"'), encoding="utf-8")
-        sync_folder(desk.folder)
+        write_atomic(path, canonical(list(asked)))
     fixed = tuple(office.json_of(path))
     if asked and tuple(asked) != fixed:
         raise KitError("cases by choice were fixed before", where=str(path), why=", ".join(fixed) or "none", next_step="leave out --choose")

@@ -74,6 +74,12 @@ def test_one_case_in_ten_forged_by_thirty_percent_fails_as_often_as_the_sample_h
     assert near(found["case"], EXACT, 60)
 
 
+def test_an_honest_case_is_accused_twice_in_a_hundred_thousand() -> None:
+    once, confirmed = audit.false_alarm(4.5)
+    assert once == pytest.approx(1 - statistics.NormalDist().cdf(4.5 / math.sqrt(2)), rel=1e-3)
+    assert confirmed == pytest.approx(2.34e-5, rel=0.01)
+
+
 @pytest.mark.parametrize("cv", [0.005, 0.01, 0.02])
 def test_an_honest_vendor_passes(cv: float) -> None:
     """Expected in 200 audits: 0.2 doubts by the mean, 0.14 by a case, no failure."""

@@ -5,6 +5,7 @@ The runner that re-runs cases is fake (tests/adversarial/audits.py); the real on
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import stat
@@ -14,8 +15,10 @@ from typing import Any
 
 import pytest
 
+from kit import run
 from kit.cli import main
 from kit.errors import KitError
+from kit.lab import cli as lab_cli
 from kit.lab import issue, office, publish, rerun
 from kit.lab.rerun import Task
 from tests.adversarial import audits, trust
@@ -133,6 +136,26 @@ def test_a_run_that_was_begun_cannot_be_lost(lab: Office) -> None:
     for expected in (Stopped, KitError):
         with pytest.raises(expected):
             lab.audit(run)
+
+
+def test_a_case_that_fails_at_the_lab_is_tried_again_as_often_as_the_vendor_might(lab: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = lab.challenge()
+    task = Task(rerun.Due("sample", 0, ("a", "b")), asked, "cpu", lab.folder, None)
+    args = argparse.Namespace(isolation="auto", key=None)
+    for fails, expected in ((0, 1), (1, 2), (9, 3)):
+        resumed: list[Path | None] = []
+
+        def execute(options: run.Options, *_: object, fails: int = fails, resumed: list[Path | None] = resumed) -> Path:
+            resumed.append(options.resume)
+            (lab.folder / "evidence").mkdir(exist_ok=True)
+            states = {"a": "done", "b": "failed" if len(resumed) <= fails else "done", "c": "not_run"}
+            cases = [{"id": name, "state": state} for name, state in states.items()]
+            (lab.folder / "evidence/cases.json").write_text(json.dumps({"cases": cases}))
+            return lab.folder
+
+        monkeypatch.setattr(run, "execute", execute)
+        assert lab_cli._execute(task, lambda _: None, args, None) == lab.folder
+        assert resumed == [None, *[lab.folder] * (expected - 1)]
 
 
 def test_cases_by_choice_are_fixed_by_the_first_call(lab: Office) -> None:
