@@ -91,6 +91,8 @@ def desk_of(lab: Path, run: Path) -> Desk:
 
 def challenge_of(run: Path) -> str:
     """Payload digest of the challenge that a run's statement names; the statement is checked later."""
+    if run.is_dir() and not (run / "run.dsse.json").exists():
+        raise KitError("run is not sealed", where=str(run), next_step="the vendor seals it: python -m kit seal RUN")
     said = read_own(run / "run.dsse.json", "vendor-run/v1").predicate.get("challenge") if run.is_dir() else None
     if said is None:
         raise KitError("run answers no challenge", where=str(run), next_step="the vendor runs it with --challenge challenge.dsse.json")

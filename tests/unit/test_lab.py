@@ -274,7 +274,7 @@ BAD: dict[tuple[str, ...], tuple[int, str]] = {
     ("challenge", "--vendor", "v", "--party", "l", "--policy", "self", "--k", "pretrain"): (2, "is not SUITE=K"),
     ("challenge", "--vendor", "v", "--party", "l", "--policy", "self", "--run-days", "0"): (2, "is not a number from 1"),
     ("challenge", "--vendor", "V V", "--party", "l", "--policy", "self"): (2, "predicate.vendor"),
-    ("receipt", "docs", "--policy", "self"): (2, "statement cannot be read"),
+    ("receipt", "docs", "--policy", "self"): (2, "run is not sealed"),
     ("reveal", "nowhere"): (2, "answers no challenge"),
     ("audit", "nowhere", "--policy", "self"): (2, "answers no challenge"),
     ("publish", "nowhere", "--out", "x", "--policy", "self"): (2, "answers no challenge"),
