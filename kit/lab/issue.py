@@ -21,6 +21,7 @@ from kit.lab.office import Desk
 from kit.schema import closest
 from verify import audit, challenged, policy, replay, sample, tolerance
 from verify.data import root
+from verify.envelope import keyid
 from verify.findings import Refused
 from verify.sample import Member
 from verify.scorer import scorer_sha256
@@ -143,7 +144,7 @@ def receipt(lab: Path, run: Path, key: Ed25519PrivateKey, source: str | None) ->
     book = ledger.Writer(lab / "ledger", made.lab, key)
     try:
         book.expect(made.challenge.sha256, "Receipt", "a challenge takes one run; issue another challenge for another run")
-        digest = _verified(run, made, trust, source)
+        digest = _verified(run, made, trust, source, keyid(key.public_key()))
         now = policy.format_time(office.now())
         path = made.audit / audit.FILES["receipt"]
         predicate = {"challenge": {"sha256": made.challenge.sha256}, "received": now, "proof": None}
@@ -154,9 +155,11 @@ def receipt(lab: Path, run: Path, key: Ed25519PrivateKey, source: str | None) ->
     return path
 
 
-def _verified(run: Path, made: Desk, trust: policy.Policy, source: str | None) -> str:
+def _verified(run: Path, made: Desk, trust: policy.Policy, source: str | None, own: str) -> str:
     """Payload digest of a run that holds and answers the challenge; a KitError with the first fault otherwise."""
     outcome = replay.replay(run, source)
+    if outcome.run.get("signer") == own:
+        raise KitError("vendor and lab sign with one key", where=str(run), next_step="kit keygen DIR, then --key", exit_code=FAILED)
     stated = office.read_own(run / replay.ENVELOPE, "vendor-run/v1")
     table = tolerance.parse((made.audit / audit.TABLE).read_bytes(), audit.TABLE)
     faults = [fault for fault in outcome.findings if fault.severity == "error"]

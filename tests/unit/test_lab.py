@@ -85,6 +85,12 @@ def test_a_challenge_takes_one_run(lab: Office) -> None:
         lab.reveal(second)
 
 
+def test_vendor_and_lab_do_not_share_a_key(lab: Office) -> None:
+    lab.keys = (trust.key("ann"), trust.key("leo"))
+    with pytest.raises(KitError, match="sign with one key"):
+        lab.receipt(run_for(lab))
+
+
 class Stopped(Exception):
     """A crash, made for the test."""
 
