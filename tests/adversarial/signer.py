@@ -12,8 +12,8 @@ from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from tests.adversarial.attacks import add, envelope
-from tests.adversarial.builder import KEY, RUN_KEY, TEXT, Bench
+from tests.adversarial.attacks import add, envelope, logged
+from tests.adversarial.builder import KEY, PRETRAIN, RUN_KEY, TEXT, Bench
 from verify import notes
 from verify.envelope import pae
 from verify.merkle import root_of
@@ -137,3 +137,5 @@ add("statement.schema", "restated", "a trailing zero", lambda s: s["predicate"][
 add("case.handed", "sealed", "one case run as another", lambda b: b.handed.update({TEXT: {"case": b.plan.cases[0], "attempt": 1}}))
 add("events.schema", "sealed", "a truth value for a loss", lambda b: b.step(1).update(loss=True))
 add("events.schema", "sealed", "a text for a loss", lambda b: b.step(1).update(loss="3.5"))
+logged("log.attempts", "an end of an attempt that never began", [{"type": "case-end", "case": PRETRAIN, "attempt": 2, "state": "failed", "reason": "x"}],
+       "log.checkpoint_missing", "cases.attempts")  # fmt: skip
