@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -34,10 +35,11 @@ def ok(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def table(folder: Path) -> Path:
-    """The shipped table with CVs of 50 %: a shared machine scatters, and this is no test of its speed."""
+    """The shipped table with CVs of 50 %, without bfloat16, which differed thirtyfold between runs on a busy processor."""
     path = folder / "wide.toml"
-    lines = ["cv = 0.5" if line.startswith("cv = ") else line for line in WIDE.read_text(encoding="utf-8").splitlines()]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    head, *rows = WIDE.read_text(encoding="utf-8").split("\n[[row]]\n")
+    text = "\n[[row]]\n".join([head, *(row for row in rows if "bfloat16" not in row)])
+    path.write_text(re.sub("^cv = .*$", "cv = 0.5", text, flags=re.MULTILINE), encoding="utf-8")
     return path
 
 
@@ -53,7 +55,9 @@ def test_an_audit_from_challenge_to_publication(tmp_path: Path) -> None:
     assert (again.returncode, "used before" in again.stderr) == (2, True)
     ok(call("kit", "lab", "receipt", str(run), "--folder", office, "--policy", "self", config=lab))
     drawn = [line.split()[1] for line in ok(call("kit", "lab", "reveal", str(run), "--folder", office, config=lab)).splitlines()[1:]]
-    assert len(drawn) == len({name.split("-")[0] for name in drawn} | {"pretrain", "text", "specifications", "text-to-image"})
+    assert sorted(name.partition("-llama")[0].partition("-c")[0] for name in drawn) == [
+        "pretrain", "specifications-small", "text-generation", "text-to-image-tiny",
+    ]  # fmt: skip
     ok(call("kit", "lab", "audit", str(run), "--folder", office, "--policy", "self", config=lab))
     audit = asked.parent
     said = json.loads(ok(call("verify", "audit", str(run), str(audit), "--policy", "self", "--json", "-", config=lab)))
