@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import sys
 
-from bench import audit, container, recording, replay, report
+from bench import audit, container, recording, replay, report, streaming
 
-BENCHES = {"audit": audit.main, "recording": recording.main, "replay": replay.main, "report": report.main, "container": container.main}
+BENCHES = {
+    "audit": audit.main,
+    "recording": recording.main,
+    "replay": replay.main,
+    "report": report.main,
+    "streaming": streaming.main,
+    "container": container.main,
+}
 WITH_OPTIONS = {"replay"}
 
 

@@ -266,10 +266,10 @@ function checkpoints(bytes, log, origin, keyAt) {
   due(log.read).forEach((size) => need(sizes.includes(size), `checkpoint ${size}: missing`));
 }
 
-// A checkpoint stands at each case end and close that a crash did not follow at once.
+// A checkpoint stands at each heartbeat, case end and close that a crash did not follow at once.
 function due(read) {
   const after = (index) => ["resume", "recovered"].includes(read[index + 1]?.type);
-  return read.flatMap((entry, index) => (["case-end", "close"].includes(entry.type) && !after(index) ? [index + 1] : []));
+  return read.flatMap((entry, index) => (["heartbeat", "case-end", "close"].includes(entry.type) && !after(index) ? [index + 1] : []));
 }
 
 // Keys of the run log, each certified for this run by the key that seals, each in use from an open or resume entry on.
@@ -300,7 +300,7 @@ function logged(read, listed, found) {
 
 function torn(run, read) {
   const named = new Map(read.filter((entry) => entry.type === "recovered").map((entry) => [entry.torn, entry.torn_sha256]));
-  const there = readdirSync(join(run, "runlog")).filter((name) => !["entries.jsonl", "checkpoints.txt"].includes(name));
+  const there = readdirSync(join(run, "runlog")).filter((name) => !["entries.jsonl", "checkpoints.txt", "cosignatures.txt"].includes(name));
   need(there.length === named.size, "run log: a torn file too many or too few");
   for (const name of there) need(named.get(name) === hex(sha256(plain(join(run, "runlog", name), name))), `run log: ${name} is not as it was kept`);
 }

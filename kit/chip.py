@@ -59,6 +59,11 @@ class Chip:
         return dict(self.document["torch"])
 
     @property
+    def peaks(self) -> list[dict[str, Any]]:
+        """What the data sheet names; empty where chip.toml has none."""
+        return list(self.document.get("peaks", []))
+
+    @property
     def container(self) -> dict[str, Any]:
         """What a container of this chip is given beyond the common."""
         return dict(self.document["container"])

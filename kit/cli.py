@@ -11,7 +11,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from kit import __version__, baseline, chip, doctor, image, keys, launchers, opening, pack, plan, progress, run, seal, trust
+from kit import (
+    __version__,
+    attempt,
+    baseline,
+    chip,
+    doctor,
+    image,
+    keys,
+    launchers,
+    opening,
+    pack,
+    plan,
+    progress,
+    run,
+    seal,
+    trust,
+    witness,
+)
 from kit import report as reports
 from kit.errors import FAILED, KitError
 from kit.lab import cli as lab
@@ -31,8 +48,19 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"chipassay {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-    adders = (_add_run, _add_seal, _add_pack, _add_keygen, _add_doctor, _add_image, _add_baseline, _add_report, trust.add_command, lab.add)
-    for add in adders:
+    for add in (
+        _add_run,
+        _add_seal,
+        _add_pack,
+        _add_keygen,
+        _add_doctor,
+        _add_image,
+        _add_baseline,
+        _add_report,
+        trust.add_command,
+        lab.add,
+        witness.add_command,
+    ):
         add(commands)
     return parser
 
@@ -57,6 +85,7 @@ def _add_run(commands: Any) -> None:
     sub.add_argument("--key", type=Path, metavar="PEM", help="Ed25519 key that signs (default: your own, made on first use)")
     sub.add_argument("--challenge", type=Path, metavar="FILE", help="a lab's challenge that the run answers")
     sub.add_argument("--anonymous", action="store_true", help="serial numbers and addresses as salted hashes, tools' own words left out")
+    sub.add_argument("--witness", type=Path, metavar="DIR", help="copy checkpoints into DIR, where a witness countersigns them")
     sub.add_argument("--dry-run", action="store_true", help="print cases, image, command lines and estimates; do nothing")
     sub.add_argument("--launcher", choices=launchers.LAUNCHERS, help="with --dry-run: print what this launcher would be given")
     sub.add_argument("--json", action="store_true", help="print one JSON object on stdout instead of tables")
@@ -161,6 +190,7 @@ def _options(args: argparse.Namespace) -> run.Options:
         anonymous=args.anonymous,
         key=args.key,
         challenge=args.challenge,
+        witness=args.witness,
     )
 
 
@@ -202,7 +232,7 @@ def _seal(args: argparse.Namespace) -> int:
     try:
         seal.unseal(path)
         opening.resumed(log, own)
-        run.end_open_attempts(log)
+        attempt.end_open(log)
         seal.seal(path, plan.from_run(path / "evidence/plan.json"), log, key)
     finally:
         log.close()

@@ -58,7 +58,13 @@ def document(product: Chip, isolation: Isolation, made: archive.Archive, *, anon
     return {
         "schemaVersion": 1,
         "host": environment.host(),
-        "chip": {"id": product.id, "status": product.status, "parts": product.parts, "cards": list(isolation.cards)},
+        "chip": {
+            "id": product.id,
+            "status": product.status,
+            "parts": product.parts,
+            "cards": list(isolation.cards),
+            "peaks": product.peaks,
+        },
         "kit": {
             "version": __version__,
             "worker": {"sha256": made.sha256},

@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -30,7 +30,12 @@ def config_folder() -> Path:
 
 def public_pem(key: Ed25519PrivateKey) -> bytes:
     """SPKI PEM of the public half, as openssl reads it."""
-    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return public_pem_of(key.public_key())
+
+
+def public_pem_of(key: Ed25519PublicKey) -> bytes:
+    """SPKI PEM of a public key."""
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def generate(folder: Path) -> Path:

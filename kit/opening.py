@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from kit import __version__, archive, challenge, job, plan, record, runkey
 from kit.files import write_atomic
+from verify import heartbeat
 from verify.strict import canonical
 
 
@@ -45,9 +46,11 @@ def create(
         isolation=isolation.kind,
         challenge_sha256=asked.made.sha256 if asked else None,
         run_key=own.keyid,
+        heartbeat_s=heartbeat.settings().heartbeat_s,
     )
     for path in [*paths, *([own.made] if own.made else [])]:
         log.append_file(path)
+    log.checkpoint()
     return log
 
 

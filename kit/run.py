@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import json
 import os
 import secrets
 import time
@@ -17,15 +16,18 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from kit import (
     archive,
+    attempt,
     challenge,
     chip,
     environment,
+    heartbeat,
     history,
     inventory,
     job,
     keys,
     launch,
     opening,
+    outbox,
     plan,
     progress,
     record,
@@ -33,7 +35,7 @@ from kit import (
     telemetry,
 )
 from kit.errors import ENVIRONMENT, FAILED, KitError
-from kit.files import sync_folder, write_atomic
+from kit.files import write_atomic
 from verify.challenge import handed
 from verify.strict import canonical, loads
 
@@ -61,6 +63,7 @@ class Options:
     only: tuple[str, ...] = ()
     rerun: bool = False  # by the lab, which runs for one challenge as often as an audit asks, after the vendor's time
     challenge: Path | None = None
+    witness: Path | None = None
 
 
 @dataclass(slots=True)
@@ -148,6 +151,10 @@ def _session(options: Options, show: progress.Progress) -> Iterator[Session]:
         run = _new_run(options.out, resolved, product.id)
     facts = {} if options.resume else inventory.document(product, runner.isolation, made, anonymous=options.anonymous)
     log = _open_log(run, resolved, facts, key, runner, made, asked, resumed=options.resume is not None)
+    if options.witness is not None:
+        log.on_checkpoint = outbox.Outbox(options.witness, run, log.public_pem(), show.say)
+        if log.last_note:
+            log.on_checkpoint(log.last_note)
     show.say(f"run {run}")
     try:
         yield Session(run, resolved, log, key, runner, made, show, product, asked)
@@ -254,14 +261,8 @@ def _open_log(
     runner.stop_leftovers(run.name)
     seal.unseal(run)
     opening.resumed(log, own)
-    end_open_attempts(log)
+    attempt.end_open(log)
     return log
-
-
-def end_open_attempts(log: record.RunLog) -> None:
-    """Log attempts that a crash left without an end as `interrupted`, with the files they left."""
-    for case_id, attempt in record.open_attempts(log.entries):
-        _end_attempt(log, case_id, attempt, "interrupted", "the kit was stopped before the attempt ended")
 
 
 def _try_cases(session: Session, selected: Sequence[plan.Case]) -> None:
@@ -286,64 +287,23 @@ def _attempt(session: Session, case: plan.Case, number: int) -> tuple[str, str |
     task = job.Job(session.run.name, case, number, folder, session.archive)
     state: str = "interrupted"
     reason: str | None = "stopped by the user"
+    heart = heartbeat.Heart(session.log, folder)
+
+    def tick() -> None:
+        heart.tick()
+        session.show.tick(attempt.recorded_bytes(folder))
+
     try:
         with telemetry.sampling(session.chip.folder, folder):
-            outcome = session.runner.run(task, lambda: session.show.tick(_recorded_bytes(folder)))
-        state, reason = _state(folder, outcome)
+            outcome = session.runner.run(task, tick)
+        state, reason = attempt.state_of(folder, outcome)
     except KitError as error:
         state, reason = "failed", str(error)
         if error.exit_code == ENVIRONMENT:
             raise
     finally:
-        _end_attempt(session.log, case["id"], number, state, reason)
+        attempt.end(session.log, case["id"], number, state, reason)
     return state, reason
-
-
-def _state(folder: Path, outcome: job.Outcome) -> tuple[str, str | None]:
-    """`done` needs both a clean exit and the worker's own word in its last event."""
-    end = _last_event(folder)
-    if outcome.reason is None and end.get("e") == "case_end" and end.get("state") == "done":
-        return "done", None
-    return "failed", end.get("reason") or outcome.reason or "the worker wrote no case_end"
-
-
-def _last_event(folder: Path) -> dict[str, Any]:
-    segments = sorted(folder.glob("events-[0-9]*.jsonl"))
-    if not segments:
-        return {}
-    last = segments[-1].read_bytes().rstrip(b"\n").rpartition(b"\n")[2]
-    with contextlib.suppress(ValueError):
-        event = json.loads(last)
-        return event if isinstance(event, dict) else {}
-    return {}
-
-
-def _recorded_bytes(folder: Path) -> int:
-    """Bytes of events on all ranks so far."""
-    return sum(path.stat().st_size for path in folder.glob("events-*.jsonl"))
-
-
-def _end_attempt(log: record.RunLog, case_id: str, attempt: int, state: str, reason: str | None) -> None:
-    """Hash and log every file of the attempt, then its end, then sign the tree."""
-    folder = log.run / "evidence/cases" / case_id / f"attempt-{attempt}"
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "stderr.log").exists():
-        (folder / "stderr.log").write_bytes(b"")
-    _remove_empty_folders(folder)
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        path.chmod(0o644)
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-        log.append_file(path)
-    sync_folder(folder)
-    log.append("case-end", case=case_id, attempt=attempt, state=state, reason=reason)
-    log.checkpoint()
-
-
-def _remove_empty_folders(folder: Path) -> None:
-    for path in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
-        with contextlib.suppress(OSError):
-            path.rmdir()
 
 
 def summary(run: Path) -> dict[str, Any]:

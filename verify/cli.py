@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from verify import archive, policy, profile, table
+from verify import archive, cosign, policy, profile, table
 from verify.findings import Refused, Unchecked
 from verify.replay import replay
 from verify.result import Result
@@ -49,6 +49,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--baseline", metavar="FILE", type=Path, action="append", help="baseline to score against, from a file")
     parser.add_argument("--rows", metavar="TABLE", action="append", help="show the rows of a table of the report; `all` for every one")
     parser.add_argument("--json", metavar="FILE|-", help="write result.json; `-` prints it instead of the table")
+    parser.add_argument("--witness", metavar="FILE", type=Path, help="cosigned checkpoints as the witness keeps them")
+    parser.add_argument(
+        "--seen", metavar="FILE", type=Path, help="index of series of earlier runs: compare with it, and add this run to it"
+    )
     parser.add_argument("--at", metavar="TIME", help="time at which keys must be valid, like 2026-01-31T12:00:00Z (default: now)")
     return parser
 
@@ -88,11 +92,12 @@ def _verify(argv: list[str]) -> int:
 
 def _replayed(options: argparse.Namespace) -> Result:
     """The run in a folder, or unpacked from an archive; an archive that breaks a rule is refused like a run."""
+    extra: dict[str, Any] = {"witnessed": _witnessed(options.witness), "index": options.seen}
     if not options.run.name.endswith(archive.SUFFIX) or options.run.is_dir():
-        return replay(options.run, options.policy, _time(options.at))
+        return replay(options.run, options.policy, _time(options.at), **extra)
     try:
         with archive.unpacked(options.run) as run:
-            return replay(run, options.policy, _time(options.at))
+            return replay(run, options.policy, _time(options.at), **extra)
     except Refused as bad:
         return Result(findings=[bad.finding])
 
@@ -102,6 +107,15 @@ def _time(text: str | None) -> Any:
         return None if text is None else policy.parse_time(text)
     except ValueError:
         raise Unchecked("--at is not a time", where=text or "", next_step="write it like 2026-01-31T12:00:00Z") from None
+
+
+def _witnessed(path: Path | None) -> tuple[cosign.Cosigned, ...]:
+    if path is None:
+        return ()
+    try:
+        return tuple(cosign.split(path.read_bytes(), str(path)))
+    except Refused as bad:
+        raise Unchecked("--witness holds no cosigned checkpoints", where=str(path), why=str(bad)) from None
 
 
 def _target(path: Path, run: Path) -> Path:

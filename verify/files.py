@@ -10,7 +10,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -70,18 +70,21 @@ def _top(top: Path) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A file as it was read to its end: hex SHA-256, and its identity before and after."""
+    """A file as it was read to its end: hex SHA-256, its identity before and after, and of asked-for sizes the SHA-256 so far."""
 
     sha256: str
     before: Identity
     after: Identity
+    prefixes: dict[int, str] = field(default_factory=dict)
 
 
 class Source:
     """An open file of evidence, hashed as it is read."""
 
-    def __init__(self, top: Path, path: str) -> None:
+    def __init__(self, top: Path, path: str, stops: tuple[int, ...] = ()) -> None:
         self.path = path
+        self._stops, self._size = sorted(stops, reverse=True), 0
+        self._prefixes: dict[int, str] = {}
         self._file = os.fdopen(open_beneath(top, path), "rb", buffering=0)
         self._hash = hashlib.sha256()
         self._before = identity(os.fstat(self._file.fileno()))
@@ -95,7 +98,7 @@ class Source:
     def read(self, size: int) -> bytes:
         """Up to `size` bytes; none at the end."""
         data = self._file.read(size) or b""
-        self._hash.update(data)
+        self._update(data)
         return data
 
     def blocks(self, size: int | None = None) -> Iterator[bytes]:
@@ -119,22 +122,34 @@ class Source:
     def _fill(self, buffer: bytearray, kept: int) -> int:
         with memoryview(buffer) as whole, whole[kept:] as free:
             got = self._file.readinto(free) or 0
-            self._hash.update(free[:got])
+            self._update(free[:got])
         return got
+
+    def _update(self, data: bytes | memoryview) -> None:
+        """Hash on, and note the digest at each stop that is passed."""
+        begin = 0
+        while self._stops and self._stops[-1] <= self._size + len(data) - begin:
+            cut = begin + self._stops[-1] - self._size
+            self._hash.update(data[begin:cut])
+            self._size, begin = self._stops[-1], cut
+            self._prefixes[self._stops.pop()] = self._hash.copy().hexdigest()
+        self._hash.update(data[begin:] if begin else data)
+        self._size += len(data) - begin
 
     def end(self) -> Seen:
         """Read what is left, and say what the file was."""
         while self.read(CHUNK_BYTES):
             pass
-        return Seen(self._hash.hexdigest(), self._before, identity(os.fstat(self._file.fileno())))
+        return Seen(self._hash.hexdigest(), self._before, identity(os.fstat(self._file.fileno())), self._prefixes)
 
 
 class Evidence:
-    """A folder of evidence; `seen` holds every file that was read to its end, by path."""
+    """A folder of evidence; `seen` holds every file that was read to its end, `stops` the sizes at which to take a digest."""
 
     def __init__(self, top: Path) -> None:
         self.top = top
         self.seen: dict[str, Seen] = {}
+        self.stops: dict[str, tuple[int, ...]] = {}
 
     def note(self, path: str, seen: Seen) -> None:
         """Remember what a file was; Refused where it was something else before."""

@@ -39,14 +39,23 @@ def format_time(time: datetime.datetime) -> str:
 @cache
 def kinds_of(statement: str) -> frozenset[str]:
     """Kinds of parties that may sign a statement like `receipt/v1`, by manifests/predicates.toml."""
-    return frozenset(predicates().get(statement, ()))
+    return frozenset((predicates() | notes()).get(statement, ()))
+
+
+def predicates() -> dict[str, tuple[str, ...]]:
+    """Every kind of statement of ours, and the kinds of parties that may sign it."""
+    return _signers("predicate")
+
+
+def notes() -> dict[str, tuple[str, ...]]:
+    """Every kind of signed note that a rule may ask for, and the kinds of parties that may sign it."""
+    return _signers("note")
 
 
 @cache
-def predicates() -> dict[str, tuple[str, ...]]:
-    """Every kind of statement of ours, and the kinds of parties that may sign it."""
+def _signers(table: str) -> dict[str, tuple[str, ...]]:
     with (root() / "manifests/predicates.toml").open("rb") as file:
-        listed = tomllib.load(file)["predicate"]
+        listed = tomllib.load(file)[table]
     return {name: tuple(item["signers"]) for name, item in listed.items()}
 
 

@@ -43,6 +43,7 @@ class Task:
     path: str
     segment: Segment | None = None
     fast: bool = True
+    stops: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -67,7 +68,7 @@ def read(top: Path, task: Task) -> Answer:
     """Read one file to its end, whatever is wrong with its lines."""
     answer = Answer(task.path)
     try:
-        with Source(top, task.path) as source:
+        with Source(top, task.path, task.stops) as source:
             if task.segment is not None:
                 _events(source, task, task.segment, answer)
             answer.seen = source.end()

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from verify import chain, challenge, complete, envelope, policy, runkey, runlog, statement, statements, tree
+from verify import chain, challenge, complete, cosign, envelope, heartbeat, policy, runkey, runlog, statement, statements, tree
 from verify.files import Evidence
 from verify.findings import Finding, Refused, Unchecked, error, warning
+from verify.plausibility import seen
+from verify.plausibility.judge import durations, judge
 from verify.result import Result
 from verify.score import claims, document, evaluate
 from verify.strict import canonical, loads
@@ -33,6 +35,7 @@ class _Replay:
     run: Path
     trust: policy.Policy
     when: policy.Moment
+    witnessed: tuple[cosign.Cosigned, ...] = ()
     result: Result = field(default_factory=Result)
     signer: envelope.PublicKey | None = None
     stated: statements.Statement | None = None
@@ -40,6 +43,7 @@ class _Replay:
     run_keys: list[runkey.RunKey] = field(default_factory=list)
     listed: dict[str, str] = field(default_factory=dict)
     log: runlog.Log = field(default_factory=runlog.Log)
+    environment: dict[str, Any] | None = None
     evidence: Evidence = field(init=False)
 
     def __post_init__(self) -> None:
@@ -68,18 +72,26 @@ class _Replay:
 
 
 def replay(
-    run: Path, trust: str | Path | None, at: datetime.datetime | None = None, proved: datetime.datetime | None = None
+    run: Path,
+    trust: str | Path | None,
+    at: datetime.datetime | None = None,
+    proved: datetime.datetime | None = None,
+    *,
+    witnessed: tuple[cosign.Cosigned, ...] = (),
+    index: Path | None = None,
 ) -> Result:
     """Check the sealed run in folder `run` under a policy (`self`, a file, or None) at a time (default now).
 
-    `proved` is when others, such as a lab's receipt, show that the run had been signed.
+    `proved` is when others, such as a lab's receipt, show that the run had been signed; `witnessed` are cosigned checkpoints
+    from the witness itself, beside those in the run log; `index` is a file of series that were seen before, to which those of
+    a run that is not refused are added.
     """
     if not run.is_dir() or not any((run / name).exists() for name in TOP):
         raise Unchecked(
             "not a run directory", where=str(run), why=f"none of {', '.join(TOP)} is there", next_step="name a folder below runs/"
         )
     when = policy.Moment(at or datetime.datetime.now(datetime.UTC), proved)
-    state = _Replay(run, chain.load(trust, when.at), when)
+    state = _Replay(run, chain.load(trust, when.at), when, witnessed)
     state.add(state.trust.findings)
     state.add(_top(run))
     _seal(state)
@@ -91,10 +103,26 @@ def replay(
     del state.result.findings[before:]
     _tree(state, walk)
     state.result.findings += after
+    if state.environment:
+        state.add(judge(state.evidence, state.log, state.result.cases, state.environment))
     state.result.run |= statement.facts(state.said, run.name)
+    _seen(state, index)
     if state.stated:
         state.result.run["digests"] = statement.digests(state.stated)
     return state.result
+
+
+def _seen(state: _Replay, index: Path | None) -> None:
+    """Compare with the index of earlier runs, and add this one to it."""
+    if index is None:
+        return
+    run = state.result.run
+    signer = run.get("signer") if run.get("origin") in {None, policy.SELF, "unchecked"} else run["origin"]
+    who = seen.Identity(run["run"], run.get("chip", ""), signer or "")
+    marks = seen.fingerprints(durations(state.result.cases))
+    state.add(seen.check(index, who, marks))
+    if state.result.verdict != "refused":
+        seen.add(index, who, marks)
 
 
 def _top(run: Path) -> Iterator[Finding]:
@@ -170,18 +198,31 @@ def _signatures(sealed: envelope.Envelope, names: list[str | None], signer: enve
 
 def _log(state: _Replay) -> None:
     folder = state.run / "runlog"
-    state.log = runlog.read(folder)
+    cosigned = list(_cosigned(state))
+    state.log = runlog.read(folder, cosign.sizes(cosigned))
     state.add(state.log.findings)
+    state.evidence.stops = heartbeat.stops(state.log.prefixes)
     origin = runlog.ORIGIN + (state.said["run"] if state.said else state.run.name)
     if state.signer is not None:
         state.run_keys = state.attempt(lambda: runkey.read(state.evidence, state.signer)) or []
     spans = runkey.spans(state.log, state.run_keys)
-    state.add(runlog.checkpoints(folder, state.log, origin, lambda size: runkey.at(spans, size)))
+    state.add(runlog.checkpoints(state.log, origin, lambda size: runkey.at(spans, size)))
+    witnessed, faults = cosign.judge(cosigned, state.log, origin, state.trust.keys, cosign.quorum(state.trust))
+    state.add(faults)
+    state.result.run["unwitnessed"] = cosign.unwitnessed(witnessed, state.log)
     if state.said:
         state.add(runlog.bound(state.log, state.said["log"]))
         state.add(challenge.bound(state.asked, state.said, state.log))
         state.add(statement.against_log(state.said, state.log))
         state.add(statement.named(state.said, state.run.name))
+
+
+def _cosigned(state: _Replay) -> Iterator[cosign.Cosigned]:
+    """What witnesses saw: as the vendor kept it in the run log, and as they gave it to whoever verifies."""
+    if (state.run / "runlog" / runlog.COSIGNATURES).exists():
+        data = state.attempt(lambda: Evidence(state.run / "runlog").read(runlog.COSIGNATURES))
+        yield from state.attempt(lambda: cosign.split(data)) or () if data else ()
+    yield from state.witnessed
 
 
 def _tree(state: _Replay, walk: tree.Walk) -> None:
@@ -198,13 +239,14 @@ def _tree(state: _Replay, walk: tree.Walk) -> None:
     state.listed = state.attempt(lambda: tree.parse_sums(sums)) or {}
     if state.listed:
         state.add(tree.compare(state.listed, walk, state.evidence))
+        state.add(heartbeat.prefixes(state.evidence, state.log.prefixes, state.listed))
         state.add(runlog.files(state.log, state.listed, walk.sizes()))
 
 
 def _complete(state: _Replay) -> None:
     plan = state.attempt(lambda: document(state.evidence, "plan.json", "resolved_plan"))
     states = state.attempt(lambda: document(state.evidence, "cases.json", "cases"))
-    environment = state.attempt(lambda: document(state.evidence, "environment.json", "environment"))
+    environment = state.environment = state.attempt(lambda: document(state.evidence, "environment.json", "environment"))
     if state.run_keys:
         state.add(runkey.faults(state.run_keys, state.said, environment, state.log))
     if plan and state.said and environment:

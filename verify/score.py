@@ -18,6 +18,8 @@ from verify.data import has_schema, violations
 from verify.files import Evidence, Source
 from verify.findings import Finding, Refused, error
 from verify.metrics import Series
+from verify.plausibility import Traits, limits
+from verify.plausibility.telemetry import check as plausible
 from verify.reading import Reading, Segment, Task
 from verify.statements import Statement
 from verify.strict import loads
@@ -41,6 +43,7 @@ class CaseResult:
     fields: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
     series: dict[str, Series] = field(default_factory=dict)
+    traits: Traits | None = None
 
 
 def decimal_text(value: Fraction) -> str:
@@ -117,7 +120,7 @@ def _measured(source: Evidence, case: dict[str, Any], result: CaseResult, tasks:
         reading.skip()
     if any(fault.severity == "error" for fault in faults):
         return replace(result, findings=faults)
-    shown = {name: make(case, measured) for name in ("facts", "series") if (make := getattr(module, name, None))}
+    shown = {name: make(case, measured) for name in ("facts", "series", "traits") if (make := getattr(module, name, None))}
     shown["series"] = shown.get("series", {}) | telemetry.series(seen)
     values, said = _with_energy(source, case, folder, module, (measured, seen))
     return replace(result, metrics=values, findings=(*faults, *said), **shown)
@@ -130,7 +133,11 @@ def _with_energy(
     measured, seen = found
     values = module.metrics(case, measured)
     windows = module.windows(case, measured) if hasattr(module, "windows") else []
-    energy, said = telemetry.metrics(case, seen, windows, _origin(source, folder)) if windows else ({}, [])
+    origin_ns = _origin(source, folder) if windows else 0
+    energy, said = telemetry.metrics(case, seen, windows, origin_ns) if windows else ({}, [])
+    busy = [(origin_ns + window.begin_ns, origin_ns + window.end_ns) for window in windows]
+    for card, samples in seen.cards.items() if seen and busy else ():
+        said += plausible(f"{case['id']}: card {card}", samples, busy, limits()["telemetry"])
     values |= energy
     return values | (module.derived(case, values) if hasattr(module, "derived") else {}), said
 
@@ -158,7 +165,10 @@ def _tasks(source: Evidence, case: dict[str, Any], number: int, asked: Statement
     if list(found) != list(range(case["processes"])):
         raise Refused("events.ranks", folder, f"events of ranks 0 to {case['processes'] - 1}", list(found))
     listed = [(index, rank, path) for rank, paths in found.items() for index, path in enumerate(paths)]
-    return [Task(path, Segment(attempt, challenge.effective(case, asked), rank, index), fast) for index, rank, path in sorted(listed)]
+    asked_case = challenge.effective(case, asked)
+    return [
+        Task(path, Segment(attempt, asked_case, rank, index), fast, source.stops.get(path, ())) for index, rank, path in sorted(listed)
+    ]
 
 
 def claims(results: list[CaseResult]) -> list[dict[str, Any]]:

@@ -56,7 +56,7 @@ def against_log(said: Predicate, log: Log) -> Iterator[Finding]:
             "kit.worker": (opened.worker_sha256, said["kit"]["worker"]["sha256"]),
             "isolation.kind": (opened.isolation, said["isolation"]["kind"]),
             "started": (_rfc3339(opened.wall_ns), said["started"]),
-            "finished": (_rfc3339(log.entries[-1].wall_ns), said["finished"]),
+            "finished": (_rfc3339(log.last.wall_ns if log.last else 0), said["finished"]),
         },
     )
 

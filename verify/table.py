@@ -45,7 +45,16 @@ def render(document: Document, tables: list[str] | None = None) -> str:
 
 
 def _head(run: Document) -> str:
-    return "\n".join(f"{name:<9} {show(run.get(name) or '-')}" for name in ("run", "plan", "chip", "isolation", "signer", "origin"))
+    lines = [f"{name:<9} {show(run.get(name) or '-')}" for name in ("run", "plan", "chip", "isolation", "signer", "origin")]
+    return "\n".join([*lines, f"{'witness':<9} {_window(run.get('unwitnessed'))}"])
+
+
+def _window(window: Document | None) -> str:
+    """What could have been rewritten unseen."""
+    if window is None:
+        return "-"
+    seen = f"{window['cosignatures']} cosignatures by {show(', '.join(window['witnesses']))}" if window["witnesses"] else "none"
+    return f"{seen}; longest unwitnessed stretch {window['seconds']} s, {window['entries']} log entries"
 
 
 def text(value: float | str | None, none: str = "-") -> str:

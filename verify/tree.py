@@ -88,7 +88,7 @@ class Walk:
 
 def hashed(walk: Walk, evidence: Evidence) -> Iterator[Finding]:
     """Hash every file that was not read yet; what could not be read, and what changed since the walk."""
-    for answer in answers(evidence, [Task(path) for path in walk.files if path not in evidence.seen and path not in walk.linked]):
+    for answer in answers(evidence, _left(walk, evidence)):
         if answer.seen is not None:
             evidence.note(answer.path, answer.seen)
         if answer.refused is not None:
@@ -97,6 +97,11 @@ def hashed(walk: Walk, evidence: Evidence) -> Iterator[Finding]:
         seen = evidence.seen.get(path)
         if seen is not None and not seen.before == seen.after == found:
             yield error("tree.changed", path, "a file at rest", "one that changed while it was read")
+
+
+def _left(walk: Walk, evidence: Evidence) -> list[Task]:
+    paths = (path for path in walk.files if path not in evidence.seen and path not in walk.linked)
+    return [Task(path, stops=evidence.stops.get(path, ())) for path in paths]
 
 
 def render(digests: dict[str, str]) -> bytes:

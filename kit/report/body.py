@@ -319,11 +319,19 @@ def _against(source: Source, words: Words) -> Iterator[Block]:
 
 def _seal(source: Source, words: Words) -> Table:
     run = source.result["run"]
-    facts = run | run.get("digests", {})
-    names = ("run", "kit", "started", "finished", "signer", "origin", "sums_sha256", "plan_sha256", "log_size", "log_root")
+    facts = run | run.get("digests", {}) | _window(run, words)
+    names = ("run", "kit", "started", "finished", "signer", "origin", "sums_sha256", "plan_sha256", "log_size", "log_root", "unwitnessed")
     rows = tuple((words.say(f"seal.{name}"), str(facts.get(name) or words.say("unknown"))) for name in names)
     columns = (Column(words.say("column.item")), Column(words.say("column.value")))
     return Table("table-seal", words.say("heading.seal"), columns, rows)
+
+
+def _window(run: dict[str, Any], words: Words) -> dict[str, str]:
+    """What could have been rewritten unseen."""
+    if "unwitnessed" not in run:
+        return {}
+    window = run["unwitnessed"] | {"witnesses": ", ".join(run["unwitnessed"]["witnesses"]) or "-"}
+    return {"unwitnessed": words.say("text.unwitnessed", **window)}
 
 
 def _reading(source: Source, words: Words) -> Iterator[Block]:

@@ -116,6 +116,7 @@ add(
     "tree.read",
     "pretrain.loss",
     "claims.value",
+    "heartbeat.prefix",
 )
 add("tree.missing", "tampered", "a log removed", lambda run: (run / FOLDER / "stdout.log").unlink())
 add("tree.extra", "tampered", "a file added", lambda run: (run / FOLDER / "extra.log").write_text("x"))
@@ -269,10 +270,11 @@ add(
     "log.files",
     "cases.attempts",
     "log.checkpoint_missing",
+    "statement.log",
 )
 add("log.sequence", "tampered", "a number skipped", lambda run: log_entry(run, 2, n=9), *ROOT)
 add("log.open", "tampered", "opened twice", lambda run: open_twice(run), *ROOT, "log.sequence", "log.checkpoint_missing")
-add("log.time", "tampered", "time goes back", lambda run: log_entry(run, 2, monotonic_ns=0), *ROOT)
+add("log.time", "tampered", "time goes back", lambda run: log_entry(run, 2, monotonic_ns=0), *ROOT, "log.clock_step")
 add(
     "log.checkpoint",
     "tampered",
@@ -283,7 +285,7 @@ add(
     "log.checkpoint_missing",
     "tampered",
     "a checkpoint removed",
-    lambda run: rewrite(run / "runlog/checkpoints.txt", lambda d: b"\n".join(d.split(b"\n")[6:])),
+    lambda run: rewrite(run / "runlog/checkpoints.txt", lambda d: b"\n".join(d.split(b"\n")[12:])),
 )
 add("log.torn", "tampered", "a torn file that no entry names", lambda run: (run / "runlog/torn-0").write_bytes(b"x"))
 
@@ -322,6 +324,7 @@ logged(
     ],
     "cases.attempts",
     "log.checkpoint_missing",
+    "statement.log",
 )
 logged("log.files", "a file logged with another digest", [{"type": "file", "path": "plan.json", "sha256": "0" * 64, "size_bytes": 1}])
 logged("log.close", "closed early", [{"type": "close", "sums_sha256": "0" * 64}], "log.checkpoint_missing")

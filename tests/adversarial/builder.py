@@ -12,10 +12,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from kit import plan, record, seal, statements
+from kit import heartbeat, plan, record, seal, statements
 from kit.keys import public_pem
 from verify import challenge, runkey
 from verify.envelope import keyid, spki
@@ -27,6 +28,9 @@ PRETRAIN = "pretrain-x"
 TEXT = "text-x"
 NAME = "tiny-cpu-20261124T000000Z-abcdef"
 MODEL = {"architecture": "llama", "hidden_size": 64, "num_layers": 1, "num_heads": 2, "num_kv_heads": 2, "ffn_size": 128, "vocab_size": 256}
+WALL_NS = 1_790_000_000_000_000_000
+NS_PER_S = 10**9
+BEAT_S = 50
 Event = dict[str, Any]
 Edit = Callable[["Bench"], None]
 
@@ -60,7 +64,7 @@ def start(case: str, suite: str, rank: int = 0, world_size: int = 1) -> list[Eve
     """The events with which every rank begins."""
     return [
         {"t": 0, "e": "case_start", "case": case, "suite": suite, "attempt": 1, "rank": rank, "world_size": world_size,
-         "wall_ns": 1_790_000_000_000_000_000, "monotonic_ns": 5_000},
+         "wall_ns": WALL_NS, "monotonic_ns": 5_000},
         {"t": 10, "e": "environment", "python": "3.11.7", "torch": "2.13.0", "device": "cpu", "device_name": "fake", "packages": {}},
         {"t": 20, "e": "model", "parameters": 1000, "weights": "random", "weights_sha256": None, "seed": 7, "dtype": "float32"},
     ]  # fmt: skip
@@ -76,7 +80,7 @@ def pretrain(rank: int, steps: int) -> list[Event]:
     events = start(PRETRAIN, "pretrain", rank, 2)
     events.append({"t": 30, "e": "data", "source": "shakespeare.txt", "sha256": "0" * 64, "tokens": 4096})
     for number in range(steps + 1):
-        begin = 1_000_000 + number * 10_000_000
+        begin = 1_000_000 + number * 3_000_000
         events.append(
             {"t": begin + 1_000_000 * (rank + 1), "e": "step", "step": number, "phase": "measured" if number else "warmup", "begin_ns": begin,
              "loss": 4.0 - 0.125 * number, "loss_dp_mean": 4.0 - 0.125 * number, "tokens": 32, "real_tokens": 30, "grad_norm": 1.5}
@@ -98,6 +102,17 @@ def text() -> list[Event]:
             events += [{"t": begin + 5_000_000 + step * 1_000_000, "e": "tokens", "request": r, "ids": [step]} for r in requests]
         events += [{"t": begin + 7_000_000, "e": "finish", "request": r, "reason": "length"} for r in requests]
     return end(events)
+
+
+class Clock:
+    """The clocks of a made-up host: every look at them takes a microsecond."""
+
+    def __init__(self) -> None:
+        self.since_boot_ns = 1000 * NS_PER_S
+
+    def __call__(self) -> tuple[int, int]:
+        self.since_boot_ns += 1000
+        return WALL_NS + self.since_boot_ns, self.since_boot_ns
 
 
 class Bench:
@@ -125,6 +140,8 @@ class Bench:
         self.certificate: dict[str, Any] = {}
         self.certified: dict[str, str] = {}
         self.certifier: Ed25519PrivateKey | None = None
+        self.clock = Clock()
+        self.after_beat: Callable[[Path], object] = lambda _: None
 
     def answer(self, sealed: bytes) -> None:
         """Make this the run that answers a challenge: kept, logged, its seeds handed out and recorded."""
@@ -170,12 +187,13 @@ class Bench:
             names.append(challenge.FILE)
         names.append(self.certify())
         log = record.RunLog(self.run, RUN_KEY)
-        log.append("open", run=self.run.name, plan_sha256=self.plan.sha256(), kit_version="0.1.0", worker_sha256="1" * 64,
+        log.append("open", run=self.run.name, plan_sha256=self.plan.sha256(), kit_version="0.1.0", worker_sha256="1" * 64, heartbeat_s=60,
                    isolation=self.environment["isolation"]["kind"],
                    challenge_sha256=None if self.challenge is None else challenge.parse(self.challenge).sha256,
                    run_key=keyid(RUN_KEY.public_key()))  # fmt: skip
         for name in names:
             log.append_file(self.evidence / name)
+        log.checkpoint()
         for case, files in self.events.items():
             self._case(log, case, files)
         return log
@@ -184,16 +202,35 @@ class Bench:
         folder = self.evidence / "cases" / case / "attempt-1"
         folder.mkdir(parents=True)
         log.append("case-start", case=case, attempt=1)
+        self._start_now(files)
         written = {
             name: b"".join(json.dumps(event, separators=(",", ":")).encode() + b"\n" for event in events) for name, events in files.items()
         }
         written |= {"case.json": canonical(self.handed[case]) + b"\n", "stdout.log": b"", "stderr.log": b""}
-        for name, data in sorted(written.items()):
+        for name, data in written.items():
             (folder / name).write_bytes(self.raw.get(f"{case}/{name}", data))
-            log.append_file(folder / name)
+        self._beat(log, folder, max((event["t"] for events in files.values() for event in events), default=0))
+        for name in sorted(written):
+            if (folder / name).relative_to(self.evidence).as_posix() not in log.logged:
+                log.append_file(folder / name)
         state, reason = self.states[case]
         log.append("case-end", case=case, attempt=1, state=state, reason=reason)
         log.checkpoint()
+
+    def _start_now(self, files: dict[str, list[Event]]) -> None:
+        """Let each rank begin now, unless somebody gave it another time."""
+        wall, monotonic = self.clock()
+        for first in (events[0] for events in files.values() if events):
+            if first.get("wall_ns") == WALL_NS:
+                first.update(wall_ns=wall, monotonic_ns=monotonic)
+
+    def _beat(self, log: record.RunLog, folder: Path, lasted_ns: int) -> None:
+        """Let the case's time pass, with its heartbeats."""
+        heart = heartbeat.Heart(log, folder, counters=lambda: {"boottime_ns": self.clock.since_boot_ns})
+        for _ in range(1 + lasted_ns // (BEAT_S * NS_PER_S)):
+            heart.beat()
+            self.after_beat(folder)
+            self.clock.since_boot_ns += min(lasted_ns + NS_PER_S, BEAT_S * NS_PER_S)
 
 
 def build(folder: Path, edit: Edit | None = None, *, steps: int = 3) -> Path:
@@ -201,11 +238,12 @@ def build(folder: Path, edit: Edit | None = None, *, steps: int = 3) -> Path:
     bench = Bench(folder, steps)
     if edit:
         edit(bench)
-    log = bench.write()
-    try:
-        seal.seal(bench.run, bench.plan, log, KEY)
-    finally:
-        log.close()
+    with mock.patch.object(record, "clocks", side_effect=lambda: bench.clock()):
+        log = bench.write()
+        try:
+            seal.seal(bench.run, bench.plan, log, KEY)
+        finally:
+            log.close()
     return bench.run
 
 

@@ -13,14 +13,14 @@ import pytest
 from tests.adversarial import builder, tables
 from tests.adversarial.attacks import Attack, every
 from tests.conftest import ROOT
-from verify import metrics, replay, table
+from verify import metrics, plausibility, replay, table
 
 ATTACKS = every()
 NAMED = re.compile(r"[a-z_]+\.[a-z0-9_]+")
 SCHEMAS = {"cases.schema", "environment.schema", "resolved_plan.schema", "statement.schema"}
 # Rules that refuse nothing, or that other test modules hold: races, numbers too large for a sealed file; others in table/*.toml.
 ELSEWHERE = {held.rule: held.test for held in tables.read() if held.rule} | {
-    "log.retry": "test_warnings", "log.wall": "test_warnings", "run.name": "test_warnings",
+    "log.retry": "test_warnings", "run.name": "test_warnings",
     "telemetry.coverage": "test_telemetry", "telemetry.reset": "test_telemetry", "telemetry.closed": "test_telemetry",
     "text_to_image.unproven": "test_text_to_image", "telemetry.energy": "test_telemetry", "telemetry.missing": "test_telemetry",
     "tree.changed": "test_races", "tree.read": "test_races", "json.size": "test_strict",
@@ -40,8 +40,11 @@ def rules_in_source() -> set[str]:
             if isinstance(node, ast.Call) and node.args:
                 name = getattr(node.func, "id", getattr(node.func, "attr", ""))
                 first = node.args[2] if name == "violations" else node.args[0]
-                if name in {"error", "warning", "notice", "Refused", "Bad", "_differ", "_same", "violations"} and isinstance(first, ast.Constant):
+                if name in {"error", "warning", "notice", "make", "Refused", "Bad", "_differ", "_same", "violations"} and isinstance(
+                    first, ast.Constant
+                ):
                     found.add(str(first.value))
+    found |= plausibility.RULES.keys()
     return {rule for rule in found if NAMED.fullmatch(rule)} | {rule for suite in metrics.suites() for rule in metrics.load(suite).RULES}
 
 

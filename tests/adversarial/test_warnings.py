@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.adversarial import builder
 from tests.adversarial.builder import PRETRAIN, Bench
 from verify.replay import replay
@@ -39,11 +37,26 @@ def test_an_attempt_after_the_one_that_counts(tmp_path: Path) -> None:
     assert rules(builder.build(tmp_path, again)) == ("verified", [("log.retry", "warning")])
 
 
-def test_a_wall_clock_that_was_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import time
+def test_a_wall_clock_that_was_set_back(tmp_path: Path) -> None:
+    """The writer says so itself: a clock-step entry, shown as a notice; time that goes back is a warning (attack 30)."""
 
-    ticks = iter(range(10**18, 0, -(10**9)))
-    monkeypatch.setattr(time, "time_ns", lambda: next(ticks))
-    verdict, found = rules(builder.build(tmp_path))
+    def set_back(bench: Bench) -> None:
+        wall = iter(range(builder.WALL_NS, 0, -builder.NS_PER_S))
+        clock = bench.clock
+        bench.clock = lambda: (next(wall), clock()[1])  # type: ignore[assignment]
+        bench.clock.since_boot_ns = 0  # type: ignore[misc]
+
+    verdict, found = rules(builder.build(tmp_path, set_back))
     assert verdict == "verified"
-    assert {rule for rule, _ in found} == {"log.wall"}
+    assert {rule for rule, _ in found} >= {"log.wall", "log.clock_set"}
+    assert {severity for _, severity in found} == {"warning", "notice"}
+
+
+def test_a_case_without_a_sign_of_life(tmp_path: Path) -> None:
+    """Three heartbeats missed: a paused machine, or a log stitched together."""
+
+    def paused(bench: Bench) -> None:
+        bench.after_beat = lambda _: setattr(bench.clock, "since_boot_ns", bench.clock.since_boot_ns + 181 * builder.NS_PER_S)
+
+    verdict, found = rules(builder.build(tmp_path, paused))
+    assert (verdict, set(found)) == ("verified", {("log.gap", "warning")})

@@ -24,6 +24,7 @@ from tests.fuzz import damage
 from verify import (
     archive,
     chain,
+    cosign,
     envelope,
     events,
     ledger,
@@ -114,7 +115,8 @@ def targets(folder: Path) -> list[Target]:
         Target("policy", lambda data: policy.parse(data, "policy"), [canonical(trust.document())]),
         Target("sealed policy", lambda data: chain.open_version(data, "policy"), [trust.seal(trust.document())]),
         Target("checkpoints", lambda data: list(notes.split(data)), [(run / "runlog/checkpoints.txt").read_bytes()]),
-        Target("run log entry", lambda data: runlog._entry(data, "entry"), _lines(run / "runlog/entries.jsonl")),
+        Target("cosignatures", cosign.split, [_cosigned(run)]),
+        Target("run log entry", lambda data: runlog._entry(data, 0), _lines(run / "runlog/entries.jsonl")),
         Target("ledger entry", lambda data: ledger.parse(data, "entry"), [
             b'{"challenge":"%s","n":0,"nonce_sha256":"%s","type":"challenge","wall_ns":5}' % (b"0" * 64, b"1" * 64),
             b'{"challenge":"%s","n":1,"sha256":"%s","type":"audit","verdict":"pass","wall_ns":6}' % (b"0" * 64, b"1" * 64)]),
@@ -144,6 +146,11 @@ def _unpack(path: Path) -> None:
 def _pack_and_unpack(path: Path) -> None:
     path.write_bytes(test_packed.packed(path.read_bytes()))
     _unpack(path)
+
+
+def _cosigned(run: Path) -> bytes:
+    note = next(notes.split((run / "runlog/checkpoints.txt").read_bytes()))
+    return (notes.render(note) + cosign.render("w.example/1", builder.KEY.public_key(), 1, bytes(64)) + "\n").encode()
 
 
 def _event(suite: str) -> Feed:

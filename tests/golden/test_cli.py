@@ -23,6 +23,7 @@ COMMANDS = {
     "kit-doctor-help": ["kit", "doctor", "--help"],
     "kit-report-help": ["kit", "report", "--help"],
     "kit-trust-help": ["kit", "trust", "--help"],
+    "kit-witness-help": ["kit", "witness", "--help"],
     "kit-baseline-help": ["kit", "baseline", "--help"],
     "kit-baseline-make-help": ["kit", "baseline", "make", "--help"],
     "kit-lab-help": ["kit", "lab", "--help"],

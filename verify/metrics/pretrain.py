@@ -6,16 +6,18 @@ The clock of a step is the synchronised wall time of its slowest rank; warm-up s
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from verify.events import Environment, Event, Model, Natural, Positive, Sha256, exact
 from verify.findings import Finding, Refused, error
 from verify.metrics import Blocks, Case, Metric, Series, Window, mean, over, points, total
+from verify.plausibility import Traits, Work, llama_flop
 
 SECTION = "training"
 PART = "compute"
@@ -84,6 +86,8 @@ class Rank:
 
     steps: int = 0
     ended_ns: int = 0
+    began_ns: int = 0
+    digest: Any = field(default_factory=hashlib.sha256)
     tokens: tuple[int, int] = (0, 0)
     kinds: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
@@ -118,6 +122,7 @@ class Measured:
     ranks: dict[int, Rank] = field(default_factory=dict)
     facts: set[tuple[object, ...]] = field(default_factory=set)
     weights: str = "random"
+    devices: set[str] = field(default_factory=set)
     begin_ns: int = 0
 
 
@@ -190,6 +195,8 @@ def measure(case: Case, blocks: Blocks) -> Measured:
             _joint(rank, part, planned, where)
             _stretches(measured.steps, rank, part)
             _add(measured.steps, part)
+            rank.began_ns = rank.began_ns or part.begin_ns
+            rank.digest.update(part.duration_ns)
             rank.steps, rank.ended_ns = part.first + len(part.duration_ns), part.ended_ns
             if number == 0 and part.measured_ns is not None:
                 measured.begin_ns = part.measured_ns
@@ -203,6 +210,8 @@ def _others(case: Case, measured: Measured, rank: Rank, events: list[Event], whe
         if isinstance(event, Environment | Model | Data):
             rank.kinds.append(type(event).__name__)
             _note(rank.findings, _fact(case, event, where))
+        if isinstance(event, Environment):
+            measured.devices.add(event.device_name)
         if isinstance(event, Model):
             measured.weights = event.weights
         if isinstance(event, Data):
@@ -340,6 +349,19 @@ def _loss(measured: Measured, begin: int, end: int) -> Fraction:
     steps = measured.steps
     apart = sum((value for step, value in steps.apart.items() if begin <= step < end), Fraction(0))
     return (total(steps.loss_dp_mean[begin:end]) + apart / len(measured.ranks)) / (end - begin)
+
+
+def traits(case: Case, measured: Measured) -> Traits:
+    """Durations of measured steps, a digest of each rank's, and the work of the products alone."""
+    warmup, steps = case["warmup_steps"], measured.steps
+    first = measured.ranks[0]
+    times_ns = steps.slowest_ns[warmup:]
+    done = None
+    if case["model"]["architecture"] == "llama":
+        flop = llama_flop(case["model"], _tokens(steps, warmup)[0], 0, training=True)
+        done = Work(flop, case["dtype"], sum(times_ns), case["cards"])
+    ranks = {number: rank.digest.hexdigest() for number, rank in measured.ranks.items()}
+    return Traits({"step": times_ns}, ranks, done, sum(steps.slowest_ns), first.ended_ns - first.began_ns, frozenset(measured.devices))
 
 
 def facts(case: Case, measured: Measured) -> dict[str, str]:

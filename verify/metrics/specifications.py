@@ -18,6 +18,7 @@ from verify.data import table
 from verify.events import Environment, Event, Natural, Positive, Sha256
 from verify.findings import Finding, error
 from verify.metrics import Blocks, Case, Metric, Window, median
+from verify.plausibility import Traits
 from verify.words import places, seed, word
 
 SECTION = "specifications"
@@ -133,6 +134,7 @@ class Measured:
     unavailable: dict[str, str] = field(default_factory=dict)
     memory_bytes: list[int] = field(default_factory=list)
     environments: int = 0
+    devices: set[str] = field(default_factory=set)
     findings: list[Finding] = field(default_factory=list)
     ended_ns: int = 0
 
@@ -172,6 +174,7 @@ def _take(measured: Measured, event: Event) -> None:
             measured.memory_bytes.append(event.size_bytes)
         case Environment():
             measured.environments += 1
+            measured.devices.add(event.device_name)
 
 
 def _repeat(measured: Measured, key: Key, event: Matmul | Copy) -> None:
@@ -275,6 +278,13 @@ def _copied(case: Case, check: Copied) -> list[int]:
     asked = places(seed(case["seed"], check.kind), case["samples"], count)
     pattern, factor = seed(case["seed"], "copy"), 2 if check.kind == "stream" else 1
     return [factor * (word(pattern, place % PATTERN) >> PATTERN_SHIFT) for place in asked] if check.places == asked else []
+
+
+def traits(case: Case, measured: Measured) -> Traits:
+    """The host's time of every repeat, in order."""
+    del case
+    repeats = (repeat for found in measured.series.values() for repeat in found.measured)
+    return Traits({"repeat": [repeat.t - repeat.begin_ns for repeat in repeats]}, devices=frozenset(measured.devices))
 
 
 def best(measured: Measured, mode: str) -> tuple[Series, int] | None:

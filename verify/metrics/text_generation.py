@@ -18,6 +18,7 @@ import msgspec
 from verify.events import Environment, Event, Model, Natural
 from verify.findings import Finding, error
 from verify.metrics import Blocks, Case, Metric, Window, mean, over
+from verify.plausibility import Traits, Work, llama_flop
 
 SECTION = "inference"
 PART = "text_generation"
@@ -115,6 +116,7 @@ class Measured:
     facts: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     weights: str = "random"
+    devices: set[str] = field(default_factory=set)
     rounds: int = 0
     in_flight: int = 0
 
@@ -169,6 +171,7 @@ def _take(measured: Measured, event: Event | Chunks) -> None:
             _finish(measured, event)
         case Environment():
             measured.facts.append("environment")
+            measured.devices.add(event.device_name)
         case Model():
             measured.facts.append("model")
             measured.weights = event.weights
@@ -275,10 +278,14 @@ def _wall_ns(requests: list[Request]) -> int:
 
 def _rounds(requests: list[Request]) -> list[Fraction]:
     """Tokens per second of each round by itself, first submit to last token."""
+    return [Fraction(sum(one.tokens for one in group) * NS_PER_S, max(1, _wall_ns(group))) for group in _by_round(requests)]
+
+
+def _by_round(requests: list[Request]) -> list[list[Request]]:
     rounds: dict[int, list[Request]] = {}
     for request in requests:
         rounds.setdefault(request.round, []).append(request)
-    return [Fraction(sum(one.tokens for one in group) * NS_PER_S, max(1, _wall_ns(group))) for group in rounds.values()]
+    return list(rounds.values())
 
 
 def _median(values: list[int]) -> Fraction:
@@ -315,6 +322,20 @@ def metrics(case: Case, measured: Measured) -> dict[str, Metric]:
         rate = Fraction(case["concurrency"] * sum(request.later_tokens for request in requests) * NS_PER_S, decode_ns)
         found["throughput_legacy"] = Metric(rate, "tokens/s", "concurrency * tokens after the first chunk / their time")
     return found
+
+
+def traits(case: Case, measured: Measured) -> Traits:
+    """Latencies in order of requests, time within rounds, and the work of the products alone."""
+    requests = _window(case, measured)
+    waits = [(request.first_ns or 0) - request.submit_ns for request in requests]
+    whole = [request.last_ns - request.submit_ns for request in requests]
+    window_ns, done = _wall_ns(requests), None
+    if case["model"]["architecture"] == "llama":
+        tokens = sum(request.tokens for request in requests)
+        flop = llama_flop(case["model"], tokens, len(requests) * case["input_tokens"], training=False)
+        done = Work(flop, case["dtype"], window_ns, case["cards"])
+    busy_ns = sum(_wall_ns(group) for group in _by_round(requests))
+    return Traits({"first_token": waits, "request": whole}, {}, done, busy_ns, window_ns, frozenset(measured.devices))
 
 
 def facts(case: Case, measured: Measured) -> dict[str, str]:
