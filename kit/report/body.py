@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from kit.report import figures
@@ -19,6 +20,7 @@ SUMMARY = {
     "inference": (("text_generation", ("text_generation",)), ("text_to_image", ("text_to_image",))),
 }
 STACK = ("InternLM", "Bert-Pytorch", "Alpaca-Lora", "LLaMa", "Stable-Diffusion")
+MEASURED = ("torch", "deepspeed", "transformers", "diffusers", "peft", "lmdeploy", "accelerate", "numpy")  # what suites run on
 
 
 def page(source: Source, words: Words) -> Page:
@@ -111,19 +113,19 @@ def _environment(source: Source, words: Words) -> Iterator[Block]:
 
 def _hardware(source: Source, words: Words) -> Table:
     facts = source.environment
-    host, run = facts.get("host", {}), source.result["run"]
-    image = run.get("image") or {}
+    host, run, seen = facts.get("host", {}), source.result["run"], facts.get("inventory") or {}
+    image, cards = run.get("image") or {}, (seen.get("accelerators") or {}).get("cards") or []
     memory = host.get("memory_bytes")
     found = {
-        "chip": run.get("chip"),
+        "chip": ", ".join([str(run.get("chip")), *_counted(card.get("name", "") for card in cards)]),
         "cpu": host.get("cpu_model") and f"{host['cpu_model']} x {host.get('cpu_count', '?')}",
-        "intra": host.get("intra_node_link"),
-        "inter": host.get("inter_node_link"),
+        "intra": (seen.get("accelerators") or {}).get("topology"),
+        "inter": ", ".join(sorted((seen.get("network") or {}).get("fabric") or {})),
         "os": host.get("os") and f"{host['os']}, {host.get('kernel', '')} {host.get('machine', '')}",
-        "gcc": host.get("gcc"),
+        "gcc": seen.get("compiler"),
         "python": host.get("python"),
-        "torch": host.get("torch"),
-        "driver": host.get("driver"),
+        "torch": _packages(source).get("torch"),
+        "driver": ", ".join(_counted(card.get("driver", "") for card in cards)),
         "memory": memory and f"{memory / 2**30:.1f} GiB",
         "isolation": run.get("isolation") and words.name("isolation", run["isolation"]),
         "image": image and f"{image.get('reference')} {image.get('manifest') or image.get('config')}",
@@ -138,13 +140,31 @@ def _hardware(source: Source, words: Words) -> Table:
     return Table("table-hardware", words.say("heading.hardware"), columns, rows)
 
 
+def _counted(names: Iterable[str]) -> list[str]:
+    """Each name once, with how often it occurs where that is more than once."""
+    return [f"{count} x {name}" if count > 1 else name for name, count in Counter(filter(None, names)).items()]
+
+
+def _packages(source: Source) -> dict[str, str]:
+    """Name -> version of what the interpreter held, where it was asked: a container's packages are those of its lock."""
+    found = (source.environment.get("packages") or {}).get("found", {})
+    return {name: str(package["version"]) for name, package in found.items()}
+
+
 def _software(source: Source, words: Words) -> Table:
-    packages = {str(name): str(version) for name, version in (source.environment.get("packages") or {}).items()}
+    packages = _packages(source)
     stack = [(name, packages.get(name.lower(), words.say("unknown"))) for name in STACK]
-    others = [(name, version) for name, version in sorted(packages.items()) if name not in {entry.lower() for entry in STACK}]
-    rows = tuple((str(index), name, version) for index, (name, version) in enumerate([*stack, *others], start=1))
+    measured = [(name, packages[name]) for name in MEASURED if name in packages]
+    differs = (source.environment.get("packages") or {}).get("differs", [])
+    others = [(words.say("software.differs"), _differences(differs, words))] if differs else []
+    rows = tuple((str(index), name, version) for index, (name, version) in enumerate([*stack, *measured, *others], start=1))
     columns = (Column(words.say("column.id"), number=True), Column(words.say("column.name")), Column(words.say("column.version")))
     return Table("table-software", words.say("heading.software"), columns, rows)
+
+
+def _differences(differs: list[dict[str, Any]], words: Words) -> str:
+    """`name locked -> found` for each package that is not the lock's."""
+    return "; ".join(f"{item['name']} {item['locked']} -> {item['found'] or words.say('software.missing')}" for item in differs)
 
 
 def _tests(source: Source, words: Words) -> Iterator[Block]:

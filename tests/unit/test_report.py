@@ -33,7 +33,16 @@ NEEDS_FONT = pytest.mark.skipif(not list(Path("/usr/share/fonts").rglob("NotoSan
 INTRODUCTION = "# Chip\n\nA **fast** chip with `64` cores.\n\n- one\n- two\n\n<b>bold</b>"
 ENVIRONMENT: dict[str, Any] = {
     "host": {"os": "Linux 1", "kernel": "6.1", "machine": "x86_64", "cpu_model": "CPU Z", "cpu_count": 64, "memory_bytes": 2**39, "python": "3.11.7"},
-    "packages": {"torch": "2.13.0", "internlm": "0.2.0"},
+    "packages": {
+        "lock": "requirements.lock",
+        "found": {"torch": {"version": "2.11.0", "sha256": "1" * 64}, "internlm": {"version": "0.2.0", "sha256": "2" * 64}},
+        "differs": [{"name": "torch", "locked": "2.13.0", "found": "2.11.0"}, {"name": "peft", "locked": "0.21.2", "found": None}],
+    },
+    "inventory": {
+        "accelerators": {"cards": [{"name": "Z100", "driver": "5.1"}, {"name": "Z100", "driver": "5.1"}], "topology": None},
+        "network": {"fabric": {}},
+        "compiler": "gcc 12.2.0",
+    },
     "lock": {"file": "images/x/requirements.lock", "sha256": "3" * 64},
     "grants": {"network": "none"},
 }
@@ -326,3 +335,13 @@ def test_bad_input_is_one_line(name: str, tmp_path: Path, capsys: pytest.Capture
 def test_words_files_are_toml_without_surprises() -> None:
     for language in words.LANGUAGES:
         tomllib.loads((words.FOLDER / f"{language}.toml").read_text(encoding="utf-8"))
+
+
+def test_what_the_machine_held_fills_the_hardware_and_software_tables(source: Source) -> None:
+    tables = {block.anchor: block for block in body.page(source, words.load("en")).blocks if isinstance(block, Table)}
+    hardware = {row[1]: row[2] for row in tables["table-hardware"].rows}
+    assert hardware["Chip"].endswith("2 x Z100")
+    assert (hardware["GCC"], hardware["Driver"], hardware["PyTorch"]) == ("gcc 12.2.0", "2 x 5.1", "2.11.0")
+    software = {row[1]: row[2] for row in tables["table-software"].rows}
+    assert (software["InternLM"], software["torch"]) == ("0.2.0", "2.11.0")
+    assert software["Other than the lock"] == "torch 2.13.0 -> 2.11.0; peft 0.21.2 -> missing"
