@@ -35,11 +35,9 @@ def ok(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def table(folder: Path) -> Path:
-    """The shipped table with CVs of 50 %, without bfloat16, which differed thirtyfold between runs on a busy processor."""
+    """The shipped table with CVs of 50 %: the two sides share this machine with whatever else it does."""
     path = folder / "wide.toml"
-    head, *rows = WIDE.read_text(encoding="utf-8").split("\n[[row]]\n")
-    text = "\n[[row]]\n".join([head, *(row for row in rows if "bfloat16" not in row)])
-    path.write_text(re.sub("^cv = .*$", "cv = 0.5", text, flags=re.MULTILINE), encoding="utf-8")
+    path.write_text(re.sub("^cv = .*$", "cv = 0.5", WIDE.read_text(encoding="utf-8"), flags=re.MULTILINE), encoding="utf-8")
     return path
 
 
@@ -55,9 +53,8 @@ def test_an_audit_from_challenge_to_publication(tmp_path: Path) -> None:
     assert (again.returncode, "used before" in again.stderr) == (2, True)
     ok(call("kit", "lab", "receipt", str(run), "--folder", office, "--policy", "self", config=lab))
     drawn = [line.split()[1] for line in ok(call("kit", "lab", "reveal", str(run), "--folder", office, config=lab)).splitlines()[1:]]
-    assert sorted(name.partition("-llama")[0].partition("-c")[0] for name in drawn) == [
-        "pretrain", "specifications-small", "text-generation", "text-to-image-tiny",
-    ]  # fmt: skip
+    suites = ("pretrain", "specifications", "text-generation", "text-to-image")
+    assert sorted(suite for suite in suites for name in drawn if name.startswith(suite)) == list(suites)
     ok(call("kit", "lab", "audit", str(run), "--folder", office, "--policy", "self", config=lab))
     audit = asked.parent
     said = json.loads(ok(call("verify", "audit", str(run), str(audit), "--policy", "self", "--json", "-", config=lab)))
