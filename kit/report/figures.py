@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from kit.report import charts
@@ -24,7 +24,18 @@ def overview(source: Source, words: Words) -> Figure:
     ]
     title = words.say("chart.overview")
     svg = charts.bars([(label, value if value else None, shown) for label, value, shown in found], title)
-    return Figure("figure-overview", title, words.say("chart.overview_alt", count=len(found)), svg)
+    table = _values("figure-overview", title, _columns(words, "part", "score"), ((label, shown) for label, _, shown in found), words)
+    return Figure("figure-overview", title, words.say("chart.overview_alt", count=len(found)), svg, table)
+
+
+def _columns(words: Words, first: str, *numbers: str) -> tuple[Column, ...]:
+    """A text column `column.first`, then number columns by their keys."""
+    return (Column(words.say(f"column.{first}")), *(Column(words.say(key), number=True) for key in numbers))
+
+
+def _values(anchor: str, title: str, columns: tuple[Column, ...], rows: Iterable[tuple[str, ...]], words: Words) -> Table:
+    """The table that folds below a chart."""
+    return Table(f"{anchor}-values", f"{words.say('values')} · {title}", columns, tuple(rows))
 
 
 def part_state(entry: dict[str, Any], words: Words) -> str:
@@ -46,7 +57,22 @@ def communication(source: Source, words: Words) -> Figure | None:
     ]
     title = words.say("chart.communication")
     alt = words.say("chart.communication_alt", count=len(entries))
-    return Figure("figure-communication", title, alt, charts.bars(entries, title))
+    cells = ((label, *_sides(row, "throughput_gbps", words), shown) for row, (label, _, shown) in zip(rows, entries, strict=True))
+    columns = (Column(words.say("column.operation")), *_both("throughput_gbps", words), Column(words.say("score"), number=True))
+    table = _values("figure-communication", title, columns, cells, words)
+    return Figure("figure-communication", title, alt, charts.bars(entries, title), table)
+
+
+def _both(metric: str, words: Words) -> tuple[Column, Column]:
+    """Columns of a metric, of the baseline and of the test."""
+    base, test = (Column(words.say(side), words.name("metric", metric), number=True) for side in ("baseline", "test"))
+    return base, test
+
+
+def _sides(row: dict[str, Any], metric: str, words: Words) -> tuple[str, str]:
+    """The same for a row: `no baseline` and `missing` where there is no value."""
+    value = row["values"][metric]
+    return number(value["base"], words.say("none")), number(value["test"], words.say("missing"))
 
 
 def checkpoint(source: Source, words: Words) -> Figure | None:
@@ -62,7 +88,10 @@ def checkpoint(source: Source, words: Words) -> Figure | None:
                 label = words.say("chart.raw") if metric.startswith("raw") else words.name("metric", metric)
                 entries.append((f"{case['fields']['cards']} · {label}", value, number(value, "")))
     title = words.say("chart.checkpoint")
-    return Figure("figure-checkpoint", title, words.say("chart.checkpoint_alt", count=len(cases)), charts.bars(entries, title, mark=None))
+    columns = (Column(words.say("column.item")), Column("s", number=True))
+    table = _values("figure-checkpoint", title, columns, ((label, shown) for label, _, shown in entries), words)
+    svg = charts.bars(entries, title, mark=None)
+    return Figure("figure-checkpoint", title, words.say("chart.checkpoint_alt", count=len(cases)), svg, table)
 
 
 def latency(source: Source, words: Words) -> Figure | None:
@@ -83,7 +112,17 @@ def latency(source: Source, words: Words) -> Figure | None:
     axes = (words.say("chart.latency_x"), words.say("chart.latency_y"))
     title = words.say("chart.latency")
     svg = charts.scatter(points, tiers["tiers_ms"], axes, legend, title)
-    return Figure("figure-latency", title, words.say("chart.latency_alt", count=len(points)), svg)
+    table = _values("figure-latency", title, *_latency_cells(grid["rows"], words), words)
+    return Figure("figure-latency", title, words.say("chart.latency_alt", count=len(points)), svg, table)
+
+
+def _latency_cells(rows: list[dict[str, Any]], words: Words) -> tuple[tuple[Column, ...], list[tuple[str, ...]]]:
+    """Columns and rows of the values: only cases that have a point."""
+    metrics = ("first_token_latency_mean_ms", "throughput")
+    columns = (Column(words.say("column.case")), *(column for metric in metrics for column in _both(metric, words)))
+    drawn = [row for row in rows if any(all(row["values"][metric][side] for metric in metrics) for side in ("test", "base"))]
+    cells = [(f"{row['id']} · {row['group']}", *(text for metric in metrics for text in _sides(row, metric, words))) for row in drawn]
+    return columns, cells
 
 
 def curves(source: Source, words: Words) -> Iterator[Figure]:

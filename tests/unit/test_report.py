@@ -261,6 +261,22 @@ def test_loss_stands_against_the_curve_of_the_baseline() -> None:
     assert figure.svg.count("<polyline") == figure.svg.count('<line class="line') == 3
 
 
+@pytest.mark.parametrize("language", words.LANGUAGES)
+def test_every_chart_has_its_values_and_a_text(source: Source, language: str) -> None:
+    figures = {block.anchor: block for block in body.page(source, words.load(language)).blocks if isinstance(block, Figure)}
+    assert {"figure-overview", "figure-communication", "figure-latency", "figure-checkpoint"} <= figures.keys()
+    for figure in figures.values():
+        assert figure.alt
+        assert figure.values
+        assert figure.values.rows
+        assert {len(row) for row in figure.values.rows} == {len(figure.values.columns)}
+    shown = [row["values"]["throughput_gbps"] for row in source.table("communication")["rows"]]  # type: ignore[index]
+    values = figures["figure-communication"].values
+    assert values
+    assert [row[1:3] for row in values.rows] == [(f"{value['base']:.6g}", f"{value['test']:.6g}") for value in shown]
+    assert all(value in html.render(body.page(source, words.load(language))) for row in values.rows for value in row[1:])
+
+
 AUDIT: dict[str, Any] = {
     "schemaVersion": 1, "verdict": "verified", "run": synthetic.RUN, "statements": {}, "findings": [],
     "audit": {
