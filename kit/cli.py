@@ -166,11 +166,12 @@ def _add_baseline(commands: Any) -> None:
 
 def _add_report(commands: Any) -> None:
     sub = commands.add_parser("report", help="write the report of a result as HTML, PDF and DOCX, in English and Chinese; compare several")
-    sub.add_argument("results", type=Path, nargs="+", metavar="RUN|RESULT.json", help="run folder or result; several are compared")
+    given = "run folder, result, or baseline (name or file); several are compared"
+    sub.add_argument("results", type=Path, nargs="+", metavar="RUN|RESULT.json|BASELINE", help=given)
     sub.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="where the files go (default: %(default)s)")
     sub.add_argument("--format", nargs="+", choices=reports.FORMATS, default=reports.FORMATS, help="default: all three")
     sub.add_argument("--intro", type=Path, metavar="FILE.md", help="the vendor's introduction of the chip, in Markdown")
-    sub.add_argument("--audit", type=Path, metavar="FILE.json", help="what `verify audit RUN AUDIT --json` wrote, for the first result")
+    sub.add_argument("--audit", type=Path, metavar="FILE.json", help="what `verify audit RUN AUDIT --json` wrote, for the first run")
     sub.add_argument("--template", type=Path, metavar="FILE.docx", help="the lab's own template for DOCX")
     sub.set_defaults(act=_report)
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from kit.report import figures
 from kit.report.blocks import Block, Column, Heading, Items, Page, Table, Text
-from kit.report.compare import reading
 from kit.report.markdown import blocks as markdown
 from kit.report.source import Source
 from kit.report.tables import number, state, table
+from kit.report.values import reading
 from kit.report.words import Words
 
 SUMMARY = {

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from kit.report.blocks import Block, Column, Heading, Page, Table, Text
+from kit.report import values
+from kit.report.blocks import Block, Heading, Page, Table, Text
 from kit.report.source import Source
-from kit.report.tables import number, state
+from kit.report.tables import state
 from kit.report.words import Words
-from verify.scoring.baseline import workload
 
 FACTS = ("plan", "chip", "isolation", "kit", "started", "finished", "signer", "origin")
 
@@ -19,33 +19,17 @@ def page(given: list[Source], words: Words) -> Page:
     """The whole comparison in one language; other readings and baselines of a result stand as results of their own."""
     sources = [one for source in given for one in _readings(source)]
     blocks: list[Block] = [Text(words.say("compare.intro", count=len(sources)))]
-    for key, make in (("differs", _differs), ("scores", _scores), ("tables", _rows), ("metrics", _metrics)):
+    if packs := [name for name, source in zip(values.names(sources), sources, strict=True) if source.pack]:
+        blocks.append(Text(words.say("compare.packs", names=", ".join(packs)), "note"))
+    parts = {"differs": _differs, "scores": _scores, "tables": _rows, "values": values.of_rows, "metrics": values.of_cases}
+    for key, make in parts.items():
         blocks += [Heading(1, words.say(f"compare.{key}"), key), make(sources, words)]
     labels = {key: words.say(key) for key in ("skip", "contents", "filter", "sort", "values")}
-    return Page(words.say("language"), words.say("title.compare"), " · ".join(_names(sources)), tuple(blocks), labels)
+    return Page(words.say("language"), words.say("title.compare"), " · ".join(values.names(sources)), tuple(blocks), labels)
 
 
 def _readings(source: Source) -> list[Source]:
     return [source, *(replace(source, result=source.result | {"scoring": other, "against": []}) for other in source.result["against"])]
-
-
-def _names(sources: list[Source]) -> list[str]:
-    """Numbered names of the runs, with profile and baseline where one run stands there more than once."""
-    names = [source.name for source in sources]
-    return [
-        f"{index}. {source.name}" + (f" ({reading(source.result['scoring'])})" if names.count(source.name) > 1 else "")
-        for index, source in enumerate(sources, start=1)
-    ]
-
-
-def reading(scoring: dict[str, Any] | None) -> str:
-    """Profile and baseline of a scoring."""
-    return f"{scoring['profile']['name']} / {scoring['baseline']['name']}" if scoring else "-"
-
-
-def _columns(first: tuple[str, ...], sources: list[Source], *last: str, numeric: bool) -> tuple[Column, ...]:
-    values = [Column(name, number=numeric) for name in _names(sources)]
-    return (*(Column(name) for name in first), *values, *(Column(name) for name in last))
 
 
 def _differs(sources: list[Source], words: Words) -> Table:
@@ -54,15 +38,19 @@ def _differs(sources: list[Source], words: Words) -> Table:
     keys = list(dict.fromkeys(key for facts in flat for key in facts))
     rows = []
     for key in keys:
-        values = [facts.get(key, words.say("missing")) for facts in flat]
-        if len(set(values)) > 1:
-            rows.append((key, *values))
-    columns = _columns((words.say("column.item"),), sources, numeric=False)
+        told = [facts.get(key, words.say("missing")) for facts in flat]
+        if len(set(told)) > 1:
+            rows.append((key, *told))
+    columns = values.columns((words.say("column.item"),), sources, numeric=False)
     return Table("table-differs", words.say("compare.differs"), columns, tuple(rows))
 
 
 def _facts(source: Source, words: Words) -> Iterator[tuple[str, str]]:
     run = source.result["run"]
+    if source.pack:
+        yield "chip", str(source.pack.document["chip"]["id"])
+        yield "baseline", source.pack.name
+        return
     for name in FACTS:
         yield name, str(run.get(name, words.say("missing")))
     yield "verdict", words.say(f"verdict.{source.result['verdict']}")
@@ -98,7 +86,7 @@ def _scores(sources: list[Source], words: Words) -> Table:
         for name, table in first.items()
         if table["total_kind"] != "none" or table["reuse"]
     )
-    columns = _columns((words.say("column.section"), words.say("column.part")), sources, numeric=True)
+    columns = values.columns((words.say("column.section"), words.say("column.part")), sources, numeric=True)
     return Table("table-scores", words.say("compare.scores"), columns, rows)
 
 
@@ -113,25 +101,6 @@ def _rows(sources: list[Source], words: Words) -> Table:
                 if row["state"] in {"scored", "0", "no_baseline"}:
                     found.setdefault(key, [words.say("missing")] * len(sources))[index] = state(row, words)
                     labels[key] = " ".join(str(value) for value in row["label"].values())
-    rows = tuple((table, labels[table, row], *values) for (table, row), values in found.items())
-    columns = _columns((words.say("column.section"), words.say("column.item")), sources, numeric=True)
+    rows = tuple((table, labels[table, row], *scores) for (table, row), scores in found.items())
+    columns = values.columns((words.say("column.section"), words.say("column.item")), sources, numeric=True)
     return Table("table-rows", words.say("compare.tables"), columns, rows)
-
-
-def _metrics(sources: list[Source], words: Words) -> Table:
-    """Metrics of cases of one name; marked where their work, or the number of cards, is not the same."""
-    cases = [{case["id"]: case for case in source.result["cases"]} for source in sources]
-    rows = []
-    for name in dict.fromkeys(name for one in cases for name in one):
-        there = [one[name] for one in cases if name in one]
-        mark = words.say("compare.one") if len(there) < 2 else ""
-        if len({workload(case["fields"]) for case in there}) > 1:
-            mark = f"{words.say('compare.mark')}: {words.say('compare.mark_why')}"
-        for metric in dict.fromkeys(metric for case in there for metric in case["metrics"]):
-            values = [one.get(name, {"metrics": {}})["metrics"].get(metric) for one in cases]
-            unit = next(value["unit"] for value in values if value)
-            shown = (number(value["value"], "") if value else words.say("missing") for value in values)
-            rows.append((name, metric, unit, *shown, mark))
-    first = tuple(words.say(f"column.{column}") for column in ("case", "metric", "unit"))
-    columns = _columns(first, sources, words.say("row_note"), numeric=True)
-    return Table("table-metrics", words.say("compare.metrics"), columns, tuple(rows))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from kit.errors import KitError
 from kit.schema import check
+from verify.data import root
 from verify.findings import Unchecked
 from verify.replay import replay
+from verify.scoring import baseline
 from verify.scoring.attach import attach
 
 MAX_INTRODUCTION_BYTES = 1 << 20
@@ -20,13 +22,15 @@ MAX_INTRODUCTION_BYTES = 1 << 20
 class Source:
     """One result, its environment (empty where it does not lie beside it), the chip's introduction (Markdown), and its audit.
 
-    The audit is what `python -m verify audit RUN AUDIT --json FILE` wrote; empty where none was given.
+    The audit is what `python -m verify audit RUN AUDIT --json FILE` wrote; empty where none was given. A baseline pack of
+    its own stands in a comparison as a column: then `pack` is set and the result holds nothing but its name.
     """
 
     result: dict[str, Any]
     environment: dict[str, Any]
     introduction: str = ""
     audit: dict[str, Any] = field(default_factory=dict)
+    pack: baseline.Baseline | None = None
 
     @property
     def name(self) -> str:
@@ -39,16 +43,40 @@ class Source:
         return next((table for table in scoring["tables"] if table["id"] == name), None) if scoring else None
 
 
-def read(path: Path, introduction: Path | None = None, audit: Path | None = None) -> Source:
-    """A result.json, or a run folder: then its result is computed anew, under the run's own key."""
+def read(path: Path) -> Source:
+    """A result.json, a baseline pack, or a run folder: then its result is computed anew, under the run's own key."""
+    if place := _place(path):
+        return _pack(place)
     document, environment = (_replayed(path), path / "evidence/environment.json") if path.is_dir() else (_json(path, "result"), None)
+    if "cells" in document and "run" not in document:
+        return _pack(path)
     check(document, "result", str(path))
     if environment is None:
         environment = path.parent / str(document["run"]["run"]) / "evidence/environment.json"
     found = _json(environment, "environment") if environment.is_file() else {}
     if found:
         check(found, "environment", str(environment))
-    return Source(document, found, _introduction(introduction), _audit(audit, str(document["run"]["run"])) if audit else {})
+    return Source(document, found)
+
+
+def with_papers(source: Source, introduction: Path | None, audit: Path | None) -> Source:
+    """The same with the vendor's introduction of the chip and the audit of the run, where they are given."""
+    return replace(source, introduction=_introduction(introduction), audit=_audit(audit, source.name) if audit else {})
+
+
+def _place(path: Path) -> Path | None:
+    """The file of a pack named as a folder, or by the name of a shipped one that no file here has."""
+    if not path.exists() and str(path) in baseline.names():
+        return root() / baseline.FOLDER / path / baseline.FILE
+    return path / baseline.FILE if (path / baseline.FILE).is_file() else None
+
+
+def _pack(path: Path) -> Source:
+    try:
+        pack = baseline.read(path)
+    except Unchecked as fault:
+        raise KitError(str(fault)) from None
+    return Source({"run": {"run": pack.name}, "cases": [], "scoring": None, "against": []}, {}, pack=pack)
 
 
 def _audit(path: Path, run: str) -> dict[str, Any]:

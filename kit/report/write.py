@@ -10,7 +10,7 @@ from kit.errors import ENVIRONMENT, KitError
 from kit.files import write_atomic
 from kit.report import body, compare, docx, html, pdf
 from kit.report.blocks import Page
-from kit.report.source import Source, read
+from kit.report.source import Source, read, with_papers
 from kit.report.words import LANGUAGES, load
 
 FORMATS = ("html", "pdf", "docx")
@@ -29,28 +29,31 @@ class Wanted:
 
 
 def write(results: list[Path], wanted: Wanted) -> list[Path]:
-    """report*.html, .pdf, .docx of the first result; compare*.html where there are several; returns the paths."""
+    """report*.html, .pdf, .docx of the first run; compare*.html where there are several; returns the paths."""
     if wanted.template and not wanted.template.is_file():
         raise KitError("template does not exist", where=str(wanted.template), next_step="name a DOCX file")
-    first, *others = results
-    sources = [read(first, wanted.introduction, wanted.audit), *(read(path) for path in others)]
+    sources = [read(path) for path in results]
+    first = next((index for index, source in enumerate(sources) if source.pack is None), None)
+    if first is None:
+        raise KitError("no run to report on", why="only baselines were named", next_step="name a RUN too, or: kit baseline diff A B")
+    sources[first] = with_papers(sources[first], wanted.introduction, wanted.audit)
     try:
         wanted.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         where = str(wanted.out)
         raise KitError("output folder cannot be made", where=where, why=error.strerror or "", exit_code=ENVIRONMENT) from error
-    return list(_files(sources, wanted))
+    return list(_files(sources, sources[first], wanted))
 
 
-def _files(sources: list[Source], wanted: Wanted) -> Iterator[Path]:
+def _files(sources: list[Source], reported: Source, wanted: Wanted) -> Iterator[Path]:
     for language in wanted.languages:
         words = load(language)
         ending = "" if language == "en" else f"_{language}"
-        page = body.page(sources[0], words)
+        page = body.page(reported, words)
         makers: dict[str, Callable[[Page], bytes]] = {
             "html": lambda page: html.render(page).encode(),
             "pdf": pdf.render,
-            "docx": lambda page: docx.render(page, sources[0], wanted.template),
+            "docx": lambda page: docx.render(page, reported, wanted.template),
         }
         for name in wanted.formats:
             yield _write(wanted.out / f"report{ending}.{name}", makers[name](page))

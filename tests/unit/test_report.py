@@ -32,7 +32,15 @@ from verify.scoring.baseline import load
 NEEDS_FONT = pytest.mark.skipif(not list(Path("/usr/share/fonts").rglob("NotoSansCJK*")), reason="no font for Chinese (fonts-noto-cjk)")
 INTRODUCTION = "# Chip\n\nA **fast** chip with `64` cores.\n\n- one\n- two\n\n<b>bold</b>"
 ENVIRONMENT: dict[str, Any] = {
-    "host": {"os": "Linux 1", "kernel": "6.1", "machine": "x86_64", "cpu_model": "CPU Z", "cpu_count": 64, "memory_bytes": 2**39, "python": "3.11.7"},
+    "host": {
+        "os": "Linux 1",
+        "kernel": "6.1",
+        "machine": "x86_64",
+        "cpu_model": "CPU Z",
+        "cpu_count": 64,
+        "memory_bytes": 2**39,
+        "python": "3.11.7",
+    },
     "packages": {
         "lock": "requirements.lock",
         "found": {"torch": {"version": "2.11.0", "sha256": "1" * 64}, "internlm": {"version": "0.2.0", "sha256": "2" * 64}},
@@ -235,14 +243,69 @@ def test_compare_marks_what_is_not_comparable(source: Source) -> None:
     assert len([row for row in cells["table-rows"] if row[0].endswith("communication")]) == 10
 
 
+def test_a_baseline_stands_as_a_column(source: Source, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    case = next(case for case in source.result["cases"] if case["metrics"])
+    name, metric = case["id"], next(iter(case["metrics"]))
+    cell = {
+        "case": name,
+        "workload": "0" * 64,
+        "metric": metric,
+        "value": "7.5",
+        "unit": case["metrics"][metric]["unit"],
+        "status": "measured",
+        "source": "x",
+        "suite": case["fields"]["suite"],
+    }
+    pack = {
+        "schemaVersion": 1,
+        "name": "ours",
+        "title": {"en": "o", "zh": "o"},
+        "source": "x",
+        "chip": {"id": "c", "description": ""},
+        "runs": [],
+    }
+    (tmp_path / "pack.json").write_text(json.dumps(pack | {"cells": [cell]}))
+    (tmp_path / "r.json").write_text(json.dumps(source.result))
+    args = [
+        "report",
+        "a100-report-0.2.1",
+        str(tmp_path / "r.json"),
+        str(tmp_path / "pack.json"),
+        "--format",
+        "html",
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    assert main(args) == 0
+    for language, mark, none in (("", "not comparable", "no baseline"), ("_zh", "不可比较", "无基准")):
+        cells = Cells((tmp_path / f"o/compare{language}.html").read_text()).tables
+        assert cells["table-values"][0][4:7] == ["1. a100-report-0.2.1", f"2. {synthetic.RUN}", "3. ours"]
+        printed = load("a100-report-0.2.1").row("communication", source.table("communication")["rows"][0]["id"], "throughput_gbps")  # type: ignore[index]
+        assert printed
+        assert printed.value
+        row = next(row for row in cells["table-values"] if row[0].endswith(" communication") and row[2] == "throughput_gbps")
+        assert row[4] == f"{float(printed.value):.6g}"
+        assert row[6] == none
+        marked = next(row for row in cells["table-metrics"] if row[:2] == [name, metric])
+        assert marked[5] == "7.5"
+        assert mark in marked[-1]
+    capsys.readouterr()
+    assert main(["report", "a100-report-0.2.1", "--out", str(tmp_path / "o")]) == 2
+    assert "no run to report on" in capsys.readouterr().err
+
+
 def test_other_readings_and_baselines_stand_beside(tmp_path: Path) -> None:
     found = Source(json.loads(json.dumps(synthetic.result(against=["report-0.2.1-printed"]).document())), {})
     cells = Cells(html.render(body.page(found, words.load("zh")))).tables["table-against"]
-    totals = [{table["id"]: table["total"]["score"] for table in side["tables"]} for side in (found.result["scoring"], *found.result["against"])]
+    totals = [
+        {table["id"]: table["total"]["score"] for table in side["tables"]} for side in (found.result["scoring"], *found.result["against"])
+    ]
     assert ["communication", *(f"{total['communication']:.6g}" for total in totals)] in cells
     assert totals[0]["communication"] != totals[1]["communication"]
     scores = Cells(html.render(compare.page([found], words.load("en")))).tables["table-scores"]
-    assert scores[0][2:] == [f"{n}. {synthetic.RUN} ({name} / a100-report-0.2.1)" for n, name in ((1, "report-0.2.1"), (2, "report-0.2.1-printed"))]
+    assert scores[0][2:] == [
+        f"{n}. {synthetic.RUN} ({name} / a100-report-0.2.1)" for n, name in ((1, "report-0.2.1"), (2, "report-0.2.1-printed"))
+    ]
 
 
 def test_loss_stands_against_the_curve_of_the_baseline() -> None:
@@ -320,7 +383,16 @@ def test_command_writes_six_files_and_a_comparison(tmp_path: Path, capsys: pytes
     result.write_text(json.dumps(synthetic.result().document()))
     assert main(["report", str(run), str(result), "--out", str(tmp_path / "out")]) == 0
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["compare.html", "compare_zh.html", "report.docx", "report.html", "report.pdf", "report_zh.docx", "report_zh.html", "report_zh.pdf"]
+    assert names == [
+        "compare.html",
+        "compare_zh.html",
+        "report.docx",
+        "report.html",
+        "report.pdf",
+        "report_zh.docx",
+        "report_zh.html",
+        "report_zh.pdf",
+    ]
     assert run.name in (tmp_path / "out/report.html").read_text()
     capsys.readouterr()
 
