@@ -59,8 +59,8 @@ def communication(source: Source, words: Words) -> Figure | None:
     alt = words.say("chart.communication_alt", count=len(entries))
     cells = ((label, *_sides(row, "throughput_gbps", words), shown) for row, (label, _, shown) in zip(rows, entries, strict=True))
     columns = (Column(words.say("column.operation")), *_both("throughput_gbps", words), Column(words.say("score"), number=True))
-    table = _values("figure-communication", title, columns, cells, words)
-    return Figure("figure-communication", title, alt, charts.bars(entries, title), table)
+    values = _values("figure-communication", title, columns, cells, words)
+    return Figure("figure-communication", title, alt, charts.bars(entries, title), values)
 
 
 def _both(metric: str, words: Words) -> tuple[Column, Column]:

@@ -64,8 +64,10 @@ def _cells(source: Source) -> Iterator[tuple[Found, Found, str, Found]]:
 def _column(source: Source) -> dict[tuple[str, str, str], tuple[float, str]]:
     """Value and unit by table, row, metric."""
     if source.pack:
-        kept = ((cell.key.split("/"), cell) for cell in source.pack.cells.values() if cell.value is not None)
-        return {(place[0], place[1], place[2]): (_plain(cell.value), cell.unit) for place, cell in kept if place[0] != "case"}
+        kept = ((cell.key.split("/"), cell.value, cell.unit) for cell in source.pack.cells.values())
+        return {
+            (place[0], place[1], place[2]): (_plain(value), unit) for place, value, unit in kept if value is not None and place[0] != "case"
+        }
     found = ((table["id"], row["id"], metric, value) for table, row, metric, value in _cells(source))
     return {(table, row, metric): (value["test"], value["unit"]) for table, row, metric, value in found if value["test"] is not None}
 
