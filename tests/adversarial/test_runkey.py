@@ -89,9 +89,7 @@ def begun(home: Path) -> tuple[Path, Any]:
     run, isolation = home / "runs" / builder.NAME, job.Isolation("none")
     resolved = plan.resolve(builder.source(), "tests")
     facts = inventory.document(chip.load("cpu"), isolation, archive.build(), anonymous=True)
-    log = opening.create(run, resolved, facts, KEY, isolation, archive.build(), None)
-    log.checkpoint()
-    log.close()
+    opening.create(run, resolved, facts, KEY, isolation, archive.build(), None).close()
     return run, resolved
 
 
