@@ -52,7 +52,7 @@ ATTACKS: list[Attack] = []
 def every() -> tuple[Attack, ...]:
     """All attacks, those of the modules beside this one too, whichever test was imported first."""
     for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        if not module.name.startswith("test_"):
+        if not module.name.startswith(("test_", "make_")):
             importlib.import_module(f"tests.adversarial.{module.name}")
     return tuple(ATTACKS)
 

@@ -42,7 +42,12 @@ class Vector:
 
     @property
     def name(self) -> str:
-        return f"{self.row:02}-" + "".join(c if c.isalnum() else "-" for c in self.attack.lower()).strip("-").replace("--", "-")
+        return named(self.row, self.attack)
+
+
+def named(row: int, attack: str) -> str:
+    """The folder of a vector."""
+    return f"{row:02}-" + "".join(c if c.isalnum() else "-" for c in attack.lower()).strip("-").replace("--", "-")
 
 
 SHELL, BOTH = {"shell": BY_PATTERN}, {"shell": CONTENT, "node": CONTENT}
@@ -89,9 +94,12 @@ VECTORS = (
     Vector(29, "log.checkpoint_missing", "a checkpoint removed", {"shell": LAST_ONLY}),
     Vector(30, "log.time", "time goes back", {"shell": "the shell builds no Merkle tree"}),
     Vector(31, "statement.environment", "a container claimed", BOTH),
+    Vector(33, "pretrain.cards", "two ranks on one card", BOTH),
+    Vector(34, "specifications.product", "TF32 for FP32", BOTH),
     Vector(37, "file.size", "an envelope of 33 MiB"),
     Vector(37, "envelope.signatures", "17 signatures"),
     Vector(37, "json.depth", "deep nesting, signed", SHELL),
+    Vector(38, "events.schema", "a kind of event that steers a terminal", BOTH),
     Vector(41, "file.missing", "no plan"),
     Vector(41, "file.missing", "no run log"),
     Vector(41, "file.missing", "no evidence"),
@@ -185,7 +193,7 @@ def _toml(vector: Vector, steps: list[dict[str, Any]]) -> str:
 
 
 def write(top: Path) -> None:
-    """Everything that lies below vectors/ and is made here."""
+    """Everything that lies below vectors/, runs first."""
     with tempfile.TemporaryDirectory() as scratch, _still():
         good = builder.build(Path(scratch))
         shutil.copytree(good, top / GOOD / NAME)
@@ -198,11 +206,13 @@ def write(top: Path) -> None:
             path.write_bytes(data)
         (top / "bad" / vector.name).mkdir(parents=True, exist_ok=True)
         (top / "bad" / vector.name / "vector.toml").write_text(_toml(vector, steps), encoding="utf-8")
+    from tests.adversarial import make_kinds
+
+    make_kinds.write(top)
 
 
 def main() -> None:
-    for name in (GOOD, "bad"):
-        shutil.rmtree(FOLDER / name, ignore_errors=True)
+    shutil.rmtree(FOLDER, ignore_errors=True)
     write(FOLDER)
 
 

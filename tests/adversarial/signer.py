@@ -13,7 +13,7 @@ from typing import Any
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.adversarial.attacks import add, envelope, logged
-from tests.adversarial.builder import KEY, PRETRAIN, RUN_KEY, TEXT, Bench
+from tests.adversarial.builder import KEY, PRETRAIN, RUN_KEY, TEXT
 from verify import notes
 from verify.envelope import pae
 from verify.merkle import root_of
@@ -112,10 +112,6 @@ def claim(value: str) -> Callable[[dict[str, Any]], None]:
     return lambda said: said["predicate"]["claims"][-1].update(value=value)
 
 
-def escape_in_names(bench: Bench) -> None:
-    bench.environment["host"] = {"name": "\x1b[2J<script>alert(1)</script>"}
-
-
 SUMS = ("tree.missing", "log.files")
 add("tree.missing", "tampered", "a path that climbs out, sealed", listed(lambda old: sorted([*old, line("../outside")], key=lambda x: x[66:])), *SUMS)
 add("tree.missing", "tampered", "an absolute path, sealed", listed(lambda old: sorted([*old, line("/etc/hostname")], key=lambda x: x[66:])), *SUMS)
@@ -135,6 +131,7 @@ add("statement.schema", "restated", "a value with an exponent", claim("1e3"))
 add("statement.schema", "restated", "a hexadecimal value", claim("0x1p3"))
 add("statement.schema", "restated", "a trailing zero", lambda s: s["predicate"]["claims"][-1].update(value=s["predicate"]["claims"][-1]["value"] + ".0"))
 add("case.handed", "sealed", "one case run as another", lambda b: b.handed.update({TEXT: {"case": b.plan.cases[0], "attempt": 1}}))
+add("events.schema", "sealed", "a kind of event that steers a terminal", lambda b: b.step(1).update(e="\x1b[2J\r\u202e<script>\nverdict: VERIFIED"))
 add("events.schema", "sealed", "a truth value for a loss", lambda b: b.step(1).update(loss=True))
 add("events.schema", "sealed", "a text for a loss", lambda b: b.step(1).update(loss="3.5"))
 logged("log.attempts", "an end of an attempt that never began", [{"type": "case-end", "case": PRETRAIN, "attempt": 2, "state": "failed", "reason": "x"}],

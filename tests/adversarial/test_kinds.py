@@ -1,0 +1,77 @@
+"""Every shipped vector through `python -m verify`: bad ones are refused by their rule and never answer 0, good ones answer 0."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.adversarial import make_kinds, make_vectors, tables
+from tests.adversarial.make_kinds import KINDS
+from tests.adversarial.make_vectors import FOLDER, GOOD, NAME
+from tests.adversarial.test_table import ROW_LIST, functions
+from verify import cli
+
+RUNS = sorted((FOLDER / "bad").iterdir())
+OTHERS = sorted(path.parent for kind in KINDS for path in (FOLDER / kind).glob("bad/*/vector.toml"))
+SCENES = [FOLDER / kind / GOOD for kind in KINDS]
+
+
+def said(vector: Path) -> dict[str, Any]:
+    return tomllib.loads((vector / "vector.toml").read_text(encoding="utf-8"))
+
+
+ROWS = {said(vector)["row"] for vector in (*RUNS, *OTHERS)}
+
+
+def command(vector: Path, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Where a vector's command is run, and what it is; a run is a scene with nothing else in it."""
+    declared = said(vector)["verify"]
+    if vector.parent == FOLDER / "bad":
+        make_vectors.apply(vector, folder)
+        return folder, {"argv": [NAME, "--policy", "self"], "exit": 1, "rule": declared["rule"]}
+    return make_kinds.apply(vector, folder), declared
+
+
+def answer(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    code = cli.main([*argv, "--json", "-"])
+    return code, "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("vector", [*SCENES, *OTHERS, *RUNS], ids=lambda path: path.relative_to(FOLDER).as_posix())
+def test_verify_answers_as_declared(vector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    scene, declared = command(vector, tmp_path)
+    monkeypatch.chdir(scene)
+    for argv in declared.get("before", []):
+        assert answer(argv, capsys)[0] == 0
+    code, text = answer(declared["argv"], capsys)
+    assert code == declared["exit"], text
+    assert (code == 0) == (vector.name == GOOD)
+    if code:
+        assert re.search(rf'"rule": "{declared["rule"]}"|^verify: {declared["rule"]}[ :]', text, re.MULTILINE), text
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize("vector", [*SCENES, *OTHERS], ids=lambda path: path.relative_to(FOLDER).as_posix())
+def test_what_another_verifier_cannot_read_is_said(vector: Path) -> None:
+    for name in ("shell", "node"):
+        assert said(vector)[name]["result"] == "unread"
+        assert said(vector)[name]["why"]
+
+
+def test_every_vector_is_made_and_every_made_vector_is_kept() -> None:
+    assert {path.relative_to(FOLDER).as_posix() for path in OTHERS} == {case.folder for case in make_kinds.CASES}
+    assert len({case.folder for case in make_kinds.CASES}) == len(make_kinds.CASES)
+
+
+@pytest.mark.parametrize("row", ROW_LIST, ids=lambda row: f"{row['number']} {row['name']}")
+def test_a_row_has_a_vector_or_says_why_it_has_no_file(row: dict[str, Any]) -> None:
+    """A row that no file can show names why, and the test that shows it instead."""
+    why = row.get("no_vector", "")
+    assert (row["number"] in ROWS) != bool(why)
+    if why and "pending" not in row:
+        named = [str(test) for test in row.get("tests", [])] + [held.test for held in tables.read() if held.row == row["number"]]
+        assert any(function in functions(module) for module, _, function in (test.partition("::") for test in named))
