@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from array import array
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +16,7 @@ from tests import synthetic
 from verify import profile, table
 from verify.data import violations
 from verify.findings import Unchecked
-from verify.metrics import Metric, Series
+from verify.metrics import Metric, Series, pretrain
 from verify.result import Result
 from verify.score import CaseResult
 from verify.scoring import baseline, engine, rows
@@ -96,6 +97,22 @@ def test_a_curve_that_is_too_short_or_thinned_gives_no_variance() -> None:
     case = replace(synthetic.case(TABLES["stability"], row), metrics={"crashes": Metric(Fraction(0), "crashes", "")})
     found = scored([case]).tables["stability"].rows[0]
     assert (found.parts["variance"].state, found.parts["variance"].reason) == ("0", "metric_missing")
+
+
+@pytest.mark.parametrize("steps", [150, 1000, 100_000])
+def test_every_step_of_a_long_run_makes_the_variance(steps: int) -> None:
+    """Points of a chart are means of several steps; a loss that swings by 1/8 from step to step has its whole variance, 1/64."""
+    curve = [float(value) for value in A100.curve("stability", "internlm-65b-32", "loss")][:100]
+    swings = [value + (-1) ** step / 8 for step, value in enumerate(curve)] + [2.0] * (steps - 100)
+    measured = pretrain.Measured(pretrain.Steps(slowest_ns=array("q", [1] * steps), loss_dp_mean=array("d", swings)), {0: pretrain.Rank()})
+    found = pretrain.series({"warmup_steps": 10}, measured)["loss"]
+    assert len(found.values) <= 400
+    assert (found.head == ()) == (steps == 150)
+    row = TABLES["stability"].rows[1]
+    case = replace(synthetic.case(TABLES["stability"], row), series={"loss": found})
+    value = scored([case]).tables["stability"].rows[1].values["loss_variance"].test
+    assert value is not None
+    assert float(value) == pytest.approx(1 / 64)
 
 
 def test_hand_computed_checkpoint_row() -> None:

@@ -60,12 +60,16 @@ def over(values: Iterable[Fraction | int], scale: int = 1) -> dict[str, Fraction
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Values over steps for a chart: each point is the mean of `every` of them; the first `warmup` points are warm-up."""
+    """Values over steps for a chart: each point is the mean of `every` of them; the first `warmup` points are warm-up.
+
+    `head` is the first values one by one, where a formula needs each of them (F10) and the points are means.
+    """
 
     values: tuple[Fraction, ...]
     unit: str
     every: int = 1
     warmup: int = 0
+    head: tuple[Fraction, ...] = ()
 
 
 def series(values: list[Fraction], unit: str, warmup: int = 0) -> Series:
@@ -73,11 +77,15 @@ def series(values: list[Fraction], unit: str, warmup: int = 0) -> Series:
     return points(len(values), lambda begin, end: mean(values[begin:end]), unit, warmup)
 
 
-def points(length: int, mean_of: Callable[[int, int], Fraction], unit: str, warmup: int = 0) -> Series:
-    """The same for `length` values that are not at hand as Fractions: `mean_of` gives the mean of those from one index to another."""
+def points(length: int, mean_of: Callable[[int, int], Fraction], unit: str, warmup: int = 0, head: int = 0) -> Series:
+    """The same for `length` values that are not at hand as Fractions: `mean_of` gives the mean of those from one index to another.
+
+    The first `head` values stay whole beside the points where these are means.
+    """
     every = max(1, -(-length // SERIES_POINTS))
     means = [mean_of(start, min(start + every, length)) for start in range(0, length, every)]
-    return Series(tuple(means), unit, every, -(-warmup // every))
+    first = tuple(mean_of(index, index + 1) for index in range(min(head, length))) if every > 1 else ()
+    return Series(tuple(means), unit, every, -(-warmup // every), first)
 
 
 @dataclass(frozen=True, slots=True)

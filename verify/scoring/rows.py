@@ -49,6 +49,10 @@ class Points(Protocol):
     def every(self) -> int:
         """Steps a point."""
 
+    @property
+    def head(self) -> tuple[Fraction, ...]:
+        """The first values step by step, where a point is more than one step."""
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
@@ -228,9 +232,8 @@ def curves(
     found = case.series.get(part.series) if case and part.series else None
     steps = int(part.limit)
     theirs = base.curve(table.id, row.id, part.series)[:steps] if base else ()
-    if found is None or found.every != 1 or not len(found.values[:steps]) == len(theirs) == steps:
-        return None
-    return found.values[:steps], theirs
+    ours = () if found is None else (found.values if found.every == 1 else found.head)[:steps]
+    return (ours, theirs) if ours and len(ours) == len(theirs) == steps else None
 
 
 def score_row(table: Table, row: Row, case: Case | None, base: Baseline | None) -> RowResult:
