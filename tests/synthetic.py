@@ -54,15 +54,32 @@ def measured(table: profile.Table, row: profile.Row, metric: str, unit: str) -> 
     return number(f"{table.id}/{row.id}/{metric}{unit}")
 
 
+def column(table: profile.Table, row: profile.Row, part: profile.Part) -> CaseResult:
+    """A case that is done and fits a column with a case of its own."""
+    value = Metric(measured(table, row, part.metric, part.unit), part.unit, "synthetic")
+    made = fields(row.select | part.select, row.select["suite"], f"{table.id}-{row.id}-{part.id}", row.cards or row.label.get("cards", 8))
+    return CaseResult(
+        made["id"], made["suite"], "done", table.section, table.part, {part.of: value}, fields=made, facts={"weights": "file"}
+    )
+
+
 def case(table: profile.Table, row: profile.Row) -> CaseResult:
     """A case that is done and fits the row."""
     suite = row.select["suite"]
     name = f"{table.id}-{row.id}"
-    wanted = {part.metric: part.unit for part in table.parts} | {row.metric or shown["metric"]: shown["unit"] for shown in table.shown}
+    wanted = {part.metric: part.unit for part in table.parts if not part.select} | {
+        row.metric or shown["metric"]: shown["unit"] for shown in table.shown
+    }
     if suite in {"pretrain", "finetuning"} and "tgs" in wanted:
         wanted |= {"tgs_trimmed": EXTRA["tgs_trimmed"]}
     values = {
-        metric: Metric(found := measured(table, row, metric, unit), unit or row.label["unit"], "synthetic", found * Fraction(98, 100), found * Fraction(103, 100))
+        metric: Metric(
+            found := measured(table, row, metric, unit),
+            unit or row.label["unit"],
+            "synthetic",
+            found * Fraction(98, 100),
+            found * Fraction(103, 100),
+        )
         for metric, unit in wanted.items()
         if metric != "perplexity" and not (suite == "stability" and metric == "loss_variance" and "65b" in row.id)
     }
@@ -79,8 +96,11 @@ def case(table: profile.Table, row: profile.Row) -> CaseResult:
 
 
 def cases(chosen: profile.Profile) -> list[CaseResult]:
-    """One case for each row that a case fills."""
-    return [case(table, row) for table in chosen.tables if not table.tiers for row in table.rows]
+    """One case for each row, and column of a row, that a case fills."""
+    rows = [(table, row) for table in chosen.tables if not table.tiers for row in table.rows]
+    return [case(table, row) for table, row in rows] + [
+        column(table, row, part) for table, row in rows for part in table.parts if part.select
+    ]
 
 
 def pack(chosen: profile.Profile, share: Fraction = Fraction(11, 10)) -> Baseline:
@@ -98,10 +118,15 @@ def pack(chosen: profile.Profile, share: Fraction = Fraction(11, 10)) -> Baselin
     return Baseline("synthetic", {"en": "synthetic", "zh": "合成数据"}, "made up", "0" * 64, real.document, cells, real.curves)
 
 
-def result(findings: list[Finding] | None = None, *, full_baseline: bool = False, name: str = RUN, against: list[str] | None = None) -> Result:
+def result(
+    findings: list[Finding] | None = None, *, full_baseline: bool = False, name: str = RUN, against: list[str] | None = None
+) -> Result:
     """A scored result with every row."""
     chosen = profile.load(profile.DEFAULT)
-    made = Result(cases=cases(chosen), findings=findings if findings is not None else [warning("synthetic", name, "a measured run", "made-up numbers")])
+    made = Result(
+        cases=cases(chosen),
+        findings=findings if findings is not None else [warning("synthetic", name, "a measured run", "made-up numbers")],
+    )
     made.run = {
         "run": name, "plan": "report-0.2.1", "chip": "synthetic", "isolation": "container", "kit": "0.1.0", "signer": "0" * 64, "origin": "self",
         "image": {"reference": "chipassay/synthetic:0", "manifest": "sha256:" + "1" * 64, "config": "sha256:" + "2" * 64, "platform": "linux/amd64"},

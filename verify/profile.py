@@ -29,7 +29,11 @@ ONE = Fraction(1)
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One scored metric of a row: formula by kind, weight within the row; `provenance` of the weight and reading."""
+    """One scored metric of a row: formula by kind, weight within the row; `provenance` of the weight and reading.
+
+    A part with a `select` is a column of its own: a second case fills it, which has these values too, with its metric `of`;
+    of such columns one scores the row (ruling 23).
+    """
 
     id: str
     metric: str
@@ -44,6 +48,8 @@ class Part:
     optional: bool = False
     series: str = ""
     note: str = ""
+    of: str = ""
+    select: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

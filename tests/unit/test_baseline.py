@@ -57,7 +57,7 @@ def test_a_run_against_itself_gives_one(tmp_path: Path) -> None:
 
 def test_show_and_diff(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["baseline", "show", "a100-report-0.2.1"]) == 0
-    assert "45 of 408 cells have a value" in capsys.readouterr().out
+    assert "45 of 412 cells have a value" in capsys.readouterr().out
     for run, name in zip(runs(tmp_path), ("x", "y"), strict=True):
         main(["baseline", "make", str(run), "--name", name, "--out", str(tmp_path)])
     packs = [str(tmp_path / name / "baseline.json") for name in ("x", "y")]

@@ -64,7 +64,7 @@ def test_every_ratio_of_a_baseline_against_itself_is_one(name: str) -> None:
     cases = synthetic.cases(OURS)
     found = scored(cases, OURS, base).tables[name]
     ratios = {part.id for part in TABLES[name].parts if part.kind in {"ratio", "inverse"}}
-    assert all(row.parts[part].score == 1 for row in found.rows for part in ratios)
+    assert all(row.parts[part].score == 1 for row in found.rows for part in ratios if row.parts[part].state != "shown")
     assert found.total.score == 1
 
 
@@ -115,6 +115,56 @@ def test_every_step_of_a_long_run_makes_the_variance(steps: int) -> None:
     assert float(value) == pytest.approx(1 / 64)
 
 
+def finetuned(default: bool, off: bool, base: tuple[str, ...]) -> engine.Scoring:
+    """A fine-tuning row by 150 in the default column and 60 with int8 off, against baselines of 100 and 50."""
+    table_ = TABLES["finetuning_compute"]
+    row = table_.rows[0]
+    unit = "tokens/(s*card)"
+    cells = {
+        f"finetuning_compute/{row.id}/{name}": baseline.Cell(
+            "", Fraction({"tgs": 100, "tgs_int8_off": 50}[name]), unit, "measured", "", None
+        )
+        for name in base
+    }
+    cases = []
+    for name, made, there, value in (
+        ("tgs", synthetic.case(table_, row), default, 150),
+        ("off", synthetic.column(table_, row, table_.parts[1]), off, 60),
+    ):
+        if there:
+            cases.append(replace(made, id=name, metrics={"tgs": Metric(Fraction(value), unit, "")}))
+    return scored(cases, base=replace(A100, cells=cells))
+
+
+@pytest.mark.parametrize(
+    ("default", "off", "base", "score_", "case"),
+    [
+        (True, True, ("tgs", "tgs_int8_off"), Fraction(3, 2), "tgs"),
+        (True, True, ("tgs",), Fraction(3, 2), "tgs"),
+        (True, True, ("tgs_int8_off",), Fraction(6, 5), "off"),
+        (False, True, ("tgs", "tgs_int8_off"), Fraction(6, 5), "off"),
+        (False, True, ("tgs",), Fraction(0), None),
+        (True, False, ("tgs_int8_off",), Fraction(0), None),
+        (True, True, (), None, "tgs"),
+    ],
+)
+def test_finetuning_is_compared_within_one_column(
+    default: bool, off: bool, base: tuple[str, ...], score_: Fraction | None, case: str | None
+) -> None:
+    """Ruling 23: never a column against the other's baseline; the default one first."""
+    found = finetuned(default, off, base)
+    row = found.tables["finetuning_compute"].rows[0]
+    assert (row.result.score, row.case) == (score_, case)
+    assert row.values["tgs"].test == (150 if default else None)
+    assert row.values["tgs_int8_off"].test == (60 if off else None)
+    assert ("by_tgs_int8_off" in row.notes) == (case == "off")
+    assert sum(part.state == "shown" for part in row.parts.values()) == 1
+    if case == "off":
+        assert found.cases["off"].score == Fraction(6, 5)
+    elif off:
+        assert found.cases["off"].score is None
+
+
 def test_hand_computed_checkpoint_row() -> None:
     """docs/formulas.md, F8: 20 s against 25 s and 10 s against 8 s give 0.935; the other two rows are not submitted."""
     table_ = TABLES["checkpoint"]
@@ -125,7 +175,8 @@ def test_hand_computed_checkpoint_row() -> None:
             cells[key] = baseline.Cell(key, Fraction(value), "s", "measured", "test", None)
     base = replace(A100, cells=cells)
     case = replace(
-        synthetic.case(table_, table_.rows[0]), metrics={"save_total_s": Metric(Fraction(25), "s", ""), "load_total_s": Metric(Fraction(8), "s", "")}
+        synthetic.case(table_, table_.rows[0]),
+        metrics={"save_total_s": Metric(Fraction(25), "s", ""), "load_total_s": Metric(Fraction(8), "s", "")},
     )
     found = scored([case], OURS, base).tables["checkpoint"]
     assert [row.result.state for row in found.rows] == ["scored", "NA", "NA"]
@@ -313,9 +364,7 @@ def test_unknown_names_say_what_is_known() -> None:
         baseline.load("../profiles")
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{}", "[1]", '{"schemaVersion": 1}', "\x00"], ids=["empty", "object", "list", "version", "nul"]
-)
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"schemaVersion": 1}', "\x00"], ids=["empty", "object", "list", "version", "nul"])
 def test_a_broken_baseline_is_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "b.json").write_text(text)
     with pytest.raises(Unchecked, match="baseline cannot be used"):
@@ -331,7 +380,10 @@ def test_a_baseline_with_twins_is_not_used(tmp_path: Path) -> None:
 
 
 def test_off_grid_cases_score_against_the_same_workload() -> None:
-    case = replace(synthetic.case(TABLES["training_compute"], TABLES["training_compute"].rows[0]), fields={"id": "tiny", "suite": "pretrain", "cards": 2})
+    case = replace(
+        synthetic.case(TABLES["training_compute"], TABLES["training_compute"].rows[0]),
+        fields={"id": "tiny", "suite": "pretrain", "cards": 2},
+    )
     key = f"case/{baseline.workload(case.fields)}/tgs"
     base = replace(A100, cells={key: baseline.Cell(key, case.metrics["tgs"].value * 2, "tokens/(s*card)", "measured", "test", None)})
     result = Result(cases=[case])

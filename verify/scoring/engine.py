@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-from verify.profile import Profile, Table
+from verify.profile import Part, Profile, Row, Table
 from verify.scoring import formulas, tiers
 from verify.scoring.baseline import Baseline, workload
-from verify.scoring.rows import Case, TableResult, Total, pick, score_row, total
+from verify.scoring.rows import Case, RowResult, TableResult, Total, pick, score_row, total
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,21 +53,35 @@ def _table(table: Table, done: dict[str, TableResult], cases: list[Case], base: 
     if table.tiers:
         rows = tiers.score(table, done[table.tiers["from"]], base)
     else:
-        rows = tuple(score_row(table, row, pick(table, row, cases), base) for row in table.rows)
+        rows = tuple(score_row(table, row, pick(table, row, cases), base, _others(table, row, cases)) for row in table.rows)
     return TableResult(table, rows, total(table, rows))
+
+
+def _others(table: Table, row: Row, cases: list[Case]) -> dict[str, Case | None]:
+    return {part.id: pick(table, row, cases, part.select) for part in table.parts if part.select}
 
 
 def _cases(profile: Profile, base: Baseline | None, tables: dict[str, TableResult], cases: list[Case]) -> dict[str, CaseScore]:
     found = {case.id: _off_grid(profile, base, case) for case in cases}
     for name, table in tables.items():
         for row in table.rows:
-            if row.case is not None and row.row.metric is not None:
+            columns = {case: part for part in table.table.parts if part.select for case in row.values[part.metric].cases}
+            found |= {case: _column(name, row, part, case) for case, part in columns.items()}
+            if row.case is None or row.case in columns:
+                continue
+            if row.row.metric is not None:
                 found[row.case] = CaseScore(row.case, None, None, None, name)
-            elif row.case is not None:
+            else:
                 first = next(iter(table.table.parts or ()), None)
                 metric = first.metric if first else str(table.table.shown[0]["metric"])
                 found[row.case] = CaseScore(row.case, metric, row.values[metric].base, row.result.score, f"{name}/{row.row.id}")
     return found
+
+
+def _column(table: str, row: RowResult, part: Part, case: str) -> CaseScore:
+    """A case of a column of its own: the row's score only where this column scores it."""
+    score = row.result.score if case == row.case else None
+    return CaseScore(case, part.of or part.metric, row.values[part.metric].base, score, f"{table}/{row.row.id}")
 
 
 def _off_grid(profile: Profile, base: Baseline | None, case: Case) -> CaseScore:
@@ -93,6 +107,6 @@ def unofficial(scoring: Scoring, section: str | None = None) -> tuple[Fraction |
             continue
         for part in (part for part in table.table.parts if part.kind in formulas.RATIOS):
             scored = [row.parts[part.id] for row in table.rows]
-            asked += len(scored)
+            asked += 0 if part.select else len(scored)
             ratios += [entry.score for entry in scored if entry.state == "scored" and entry.score is not None]
     return (formulas.geometric_mean(ratios) if ratios else None), len(ratios), asked

@@ -52,6 +52,7 @@ def _measured(result: Result, chosen: profile.Profile) -> Iterator[tuple[Key, Fr
             if row.case is not None:
                 placed.add(row.case)
                 for metric, value in row.values.items():
+                    placed.update(value.cases)
                     if value.test is not None:
                         yield (("table", name), ("row", row.row.id), ("metric", metric)), value.test, value.unit
     for case in result.cases:

@@ -140,16 +140,20 @@ def _fits(fields: Any, path: list[str], wanted: Any) -> bool:
     return any(type(fields) is type(option) and fields == option for option in options)
 
 
-def pick(table: Table, row: Row, cases: Iterable[Case]) -> Case | None:
-    """The first case of the plan that fits: the sealed plan's order is the declaration of ruling 22."""
-    fitting = (case for case in cases if matches(row.select, case.fields) and not any(name in case.fields for name in table.without))
+def pick(table: Table, row: Row, cases: Iterable[Case], more: dict[str, Any] | None = None) -> Case | None:
+    """The first case of the plan that fits, with `more` values too: the sealed plan's order is the declaration of ruling 22."""
+    select = row.select | (more or {})
+    without = [name for name in table.without if name not in select]
+    fitting = (case for case in cases if matches(select, case.fields) and not any(name in case.fields for name in without))
     return next(fitting, None)
 
 
-def value(table: Table, row: Row, case: Case | None, base: Baseline | None, metric: str, unit: str, *, per_card: bool = False) -> Value:
-    """The cell of one metric."""
+def value(
+    table: Table, row: Row, case: Case | None, base: Baseline | None, metric: str, unit: str, *, per_card: bool = False, of: str = ""
+) -> Value:
+    """The cell of one metric; `of` is its name in the case where that is another."""
     cell = base.row(table.id, row.id, metric) if base else None
-    measured = case.metrics.get(row.metric or metric) if case else None
+    measured = case.metrics.get(row.metric or of or metric) if case else None
     actual = measured.value if measured else None
     test = actual
     if per_card and actual is not None and case is not None and row.cards:
@@ -236,9 +240,22 @@ def curves(
     return (ours, theirs) if ours and len(ours) == len(theirs) == steps else None
 
 
-def score_row(table: Table, row: Row, case: Case | None, base: Baseline | None) -> RowResult:
-    """One row that one case fills."""
-    values = {part.metric: value(table, row, case, base, part.metric, part.unit, per_card=part.per_card) for part in table.parts} | {
+def scoring_parts(parts: tuple[Part, ...], values: dict[str, Value], filled: dict[str, Case | None]) -> tuple[Part, ...]:
+    """All parts; of columns with a case of their own the first that was submitted and has a baseline (ruling 23)."""
+    if not any(part.select for part in parts):
+        return parts
+    based = [part for part in parts if values[part.metric].base is not None]
+    submitted = [part for part in based if (case := filled[part.id]) is not None and case.state != "not_run"]
+    return tuple((submitted or based or parts)[:1])
+
+
+def score_row(table: Table, row: Row, case: Case | None, base: Baseline | None, others: dict[str, Case | None] | None = None) -> RowResult:
+    """One row that one case fills; `others` has the cases of its columns with a case of their own."""
+    filled = {part.id: case for part in table.parts} | (others or {})
+    values = {
+        part.metric: value(table, row, filled[part.id], base, part.metric, part.unit, per_card=part.per_card, of=part.of)
+        for part in table.parts
+    } | {
         shown["metric"]: value(table, row, case, base, shown["metric"], shown["unit"], per_card=shown.get("per_card", False))
         for shown in table.shown
     }
@@ -247,26 +264,40 @@ def score_row(table: Table, row: Row, case: Case | None, base: Baseline | None) 
         if curve and part.series and case and values[part.metric].test is None:
             variance = formulas.loss_variance(*curve)
             values[part.metric] = replace(values[part.metric], test=variance, actual=variance, cases=(case.id,))
+    used = scoring_parts(table.parts, values, filled)
+    case = filled[used[0].id] if used else case
     missing = not_there(case, table)
-    notes = ("random_weights",) if case and case.facts.get("weights") == "random" and case.metrics else ()
-    return replace(finish(table, row, case.id if case else None, values, missing, notes), curve=curve)
+    random = ("random_weights",) if case and case.facts.get("weights") == "random" and case.metrics else ()
+    notes = (*random, *(f"by_{part.id}" for part in used if part.select and case))
+    return replace(finish(table, row, case.id if case else None, values, missing, notes, used), curve=curve)
 
 
 def finish(
-    table: Table, row: Row, case: str | None, values: dict[str, Value], missing: Scored | None, notes: tuple[str, ...] = ()
+    table: Table,
+    row: Row,
+    case: str | None,
+    values: dict[str, Value],
+    missing: Scored | None,
+    notes: tuple[str, ...] = (),
+    used: tuple[Part, ...] | None = None,
 ) -> RowResult:
-    """Parts and score of a row whose cells are known; a missing row counts 0 only where it could have been compared."""
-    scored = {part.id: score_part(part, values[part.metric]) for part in table.parts}
+    """Parts and score of a row whose cells are known; a missing row counts 0 only where it could have been compared.
+
+    Parts that are not `used` (None: all are) are columns that are only shown.
+    """
+    used = table.parts if used is None else used
+    scored = {part.id: score_part(part, values[part.metric]) for part in used}
     if not table.parts:
         return RowResult(row, case, values, {}, Scored(missing.state, None, missing.reason) if missing else Scored("shown", None), notes)
-    result = combine(table.parts, scored)
+    result = combine(used, scored)
     if missing is not None:
         comparable = result.state != "no_baseline"
         result = Scored(missing.state, ZERO if comparable else None, missing.reason)
         scored = {
             name: Scored(missing.state, None if part.state == "no_baseline" else ZERO, missing.reason) for name, part in scored.items()
         }
-    return RowResult(row, case, values, scored, result, notes)
+    shown = {part.id: Scored("shown", None) for part in table.parts if part not in used}
+    return RowResult(row, case, values, scored | shown, result, notes)
 
 
 def total(table: Table, rows: tuple[RowResult, ...]) -> Total:
