@@ -22,10 +22,9 @@ def runs(folder: Path) -> list[Path]:
         bench.run = bench.run.with_name(bench.run.name.replace("abcdef", "abcde0"))
         bench.evidence = bench.run / "evidence"
         for events in bench.events[builder.PRETRAIN].values():
+            first = events[0]["t"]
             for event in events:
-                if event["e"] == "step":
-                    event["t"] = 2 * event["t"] - event["begin_ns"]
-            events[-1]["t"] = events[-2]["t"] + 1
+                event |= {name: first + 2 * (event[name] - first) for name in ("t", "begin_ns") if name in event}
 
     return [builder.build(folder / "a"), builder.build(folder / "b", slower)]
 
