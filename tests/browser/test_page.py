@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ import pytest
 
 from kit.report import body, compare, html, words
 from kit.report.blocks import Table
-from kit.report.source import Source
+from kit.report.source import Source, read
 from tests import hostile, synthetic
+from tests.unit.test_report import AUDIT
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
@@ -47,7 +49,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for language in words.LANGUAGES:
         pages[f"report-{language}"] = body.page(plain, words.load(language))
         pages[f"full-{language}"] = body.page(full, words.load(language))
-        pages[f"compare-{language}"] = compare.page([plain, full], words.load(language))
+        pages[f"compare-{language}"] = compare.page([plain, full, read(Path("a100-report-0.2.1"))], words.load(language))
+        pages[f"audit-{language}"] = body.page(replace(plain, audit=AUDIT), words.load(language))
         pages[f"hostile-{language}"] = body.page(Source(hostile.document(), {}, hostile.MARKUP), words.load(language))
     for name, page in pages.items():
         (folder / f"{name}.html").write_text(html.render(page), encoding="utf-8")
@@ -74,7 +77,7 @@ class Shown:
         assert self.complaints == []
 
 
-NAMES = [f"{kind}-{language}" for kind in ("report", "full", "compare", "hostile") for language in words.LANGUAGES]
+NAMES = [f"{kind}-{language}" for kind in ("report", "full", "compare", "hostile", "audit") for language in words.LANGUAGES]
 
 
 @pytest.mark.parametrize("script", [True, False], ids=["script", "no-script"])
@@ -135,7 +138,20 @@ def test_comparison_sorts_and_filters(browser: Any, files: dict[str, Path]) -> N
         assert shown == sorted(shown, key=str.lower)
 
 
-@pytest.mark.parametrize(("name", "scheme"), [("report-en", "light"), ("full-zh", "dark"), ("compare-en", "dark"), ("hostile-zh", "light")])
+@pytest.mark.parametrize("language", words.LANGUAGES)
+def test_the_audit_stands_in_its_slot(browser: Any, files: dict[str, Path], language: str) -> None:
+    say = words.load(language).say
+    with Shown(browser, files[f"audit-{language}"], java_script_enabled=False) as page:
+        headings = page.locator("main h1, main h2, main h3, main h4, main h5").all_inner_texts()
+        assert say("heading.audit") in headings
+        row = page.locator('[id="table-audit"] tbody tr')
+        assert row.count() == 1
+        assert row.locator("td, th").all_inner_texts()[-4:] == ["97.9", "0.0015", "0.02", say("decision.pass")]
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme"), [("report-en", "light"), ("full-zh", "dark"), ("compare-en", "dark"), ("hostile-zh", "light"), ("audit-zh", "dark")]
+)
 def test_nothing_to_complain_about_accessibility(browser: Any, files: dict[str, Path], name: str, scheme: str) -> None:
     from axe_playwright_python.sync_playwright import Axe
 

@@ -24,7 +24,7 @@ def runs(folder: Path) -> list[Path]:
         for events in bench.events[builder.PRETRAIN].values():
             first = events[0]["t"]
             for event in events:
-                event |= {name: first + 2 * (event[name] - first) for name in ("t", "begin_ns") if name in event}
+                event.update({name: first + 2 * (event[name] - first) for name in ("t", "begin_ns") if name in event})
 
     return [builder.build(folder / "a"), builder.build(folder / "b", slower)]
 
