@@ -6,10 +6,12 @@ import ast
 import re
 import subprocess
 from functools import cache
+from itertools import count
 from pathlib import Path
 
 import pytest
 
+from kit import record
 from tests.adversarial import builder, tables
 from tests.adversarial.attacks import Attack, every
 from tests.conftest import ROOT
@@ -94,3 +96,14 @@ def test_openssl_and_coreutils_accept_the_run(tmp_path: Path) -> None:
     other.write_bytes(public_pem(Ed25519PrivateKey.generate()))
     done = subprocess.run(["sh", str(ROOT / "docs/check.sh"), str(run), str(other)], check=False, capture_output=True, text=True)
     assert (done.returncode, "signature" in done.stderr) == (1, True)
+
+
+SLOW = [attack for attack in ATTACKS if attack.rule.startswith("log.")]
+
+
+@pytest.mark.parametrize("attack", SLOW, ids=lambda attack: f"{attack.rule}: {attack.name}")
+def test_what_is_said_of_the_log_hangs_on_no_clock(attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every entry a second after the one before: a run that seals within one second hides what the last entry read is compared with."""
+    clock = count(1_790_000_000_000_000_000, 10**9)
+    monkeypatch.setattr(record.time, "time_ns", lambda: next(clock))
+    test_attack_is_refused_by_its_rule(attack, tmp_path)
