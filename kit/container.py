@@ -11,7 +11,7 @@ from typing import Any
 
 from docker.types import DeviceRequest, Mount, Ulimit
 
-from kit import engine, launchers
+from kit import engine, launchers, weights
 from kit.chip import Chip
 from kit.grants import PLAIN_USER, Grants
 from kit.image import ImageIdentity
@@ -24,7 +24,9 @@ RUN_LABEL = "chipassay.run"
 
 def task(reference: str, job: Job) -> launchers.Task:
     """The attempt as launchers know it."""
-    return launchers.Task(container_name(job), reference, job.archive.path.resolve(), job.folder.resolve())
+    return launchers.Task(
+        container_name(job), reference, job.archive.path.resolve(), job.folder.resolve(), weights=weights.declared(job.case)
+    )
 
 
 def container_name(job: Job) -> str:
@@ -93,7 +95,7 @@ def request(given: Grants, task: launchers.Task) -> dict[str, Any]:
         "device_requests": _device_requests(given, cards),
         "group_add": list(given.groups),
         "ulimits": [Ulimit(name=name, soft=value, hard=value) for name, value in given.ulimits.items()],
-        "environment": given.environment,
+        "environment": given.environment | task.environment,
         "pids_limit": given.pids_limit,
         "mem_limit": given.memory_bytes,
         "shm_size": given.shared_memory_bytes,

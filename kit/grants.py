@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Grants:
     temporary_bytes: int
     network: str = "none"
     read_only: bool = True
+    weights: dict[str, str] = field(default_factory=dict)  # name -> SHA-256 of the lock; each read-only, for cases that name it
 
     def sealed(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -49,7 +50,9 @@ def user() -> str:
     return f"{os.geteuid() or PLAIN_USER}:{os.getegid() or PLAIN_USER}"
 
 
-def of(chip: Chip, cards: Sequence[Card], way: str | None = None, root: Path = Path("/")) -> Grants:
+def of(
+    chip: Chip, cards: Sequence[Card], way: str | None = None, root: Path = Path("/"), weights: dict[str, str] | None = None
+) -> Grants:
     """What a container of this chip with these cards is given; `way` overrides how it gets them."""
     has, numbers = chip.container, tuple(card.number for card in cards)
     way = way or has.get("way", "nodes")
@@ -71,6 +74,7 @@ def of(chip: Chip, cards: Sequence[Card], way: str | None = None, root: Path = P
         memory_bytes=int(environment.memory_bytes() * has["memory_share"]),
         shared_memory_bytes=has["shared_memory_bytes"],
         temporary_bytes=has["temporary_bytes"],
+        weights=weights or {},
     )
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit import archive, base, container, engine, environments, grants, host, image, launchers, recipe
+from kit import archive, base, container, engine, environments, grants, host, image, launchers, recipe, weights
 from kit.chip import Chip
 from kit.errors import ENVIRONMENT, FAILED, KitError
 from kit.job import Isolation, Job, Outcome, Runner
@@ -42,7 +42,7 @@ class ProcessRunner:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                env=_environment() | self.variables,
+                env=_environment() | self.variables | weights.variables(job.case),
                 start_new_session=True,
                 preexec_fn=_die_with_parent,  # noqa: PLW1509 - one system call, no lock taken
             )
@@ -112,7 +112,7 @@ def choose(wanted: str, plan: Plan, chip: Chip, chosen: Sequence[host.Card], say
     try:
         identity = image.ensure(chip, say)
         _check_base(plan, chip, identity)
-        return container.ContainerRunner(chip, identity, grants.of(chip, chosen))
+        return container.ContainerRunner(chip, identity, grants.of(chip, chosen, weights=weights.granted(plan.cases)))
     except KitError as error:
         if wanted == "container" or plan.container_required or error.exit_code != ENVIRONMENT:
             raise

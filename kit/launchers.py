@@ -11,6 +11,8 @@ from typing import Any
 from kit.chip import Chip
 from kit.errors import KitError
 from kit.grants import Grants
+from kit.weights import FOLDER as WEIGHTS
+from kit.weights import INSIDE
 
 WORKER, FOLDER = "/worker.pyz", "/case"
 TEMPORARY = "/tmp"  # noqa: S108 - the container's own
@@ -20,13 +22,14 @@ PYTHON = "/opt/venv/bin/python"
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One attempt to be started: image (name, or file for sites without an engine), worker archive, folder, nodes."""
+    """One attempt to be started: image (name, or file for sites without an engine), worker archive, folder, weights, nodes."""
 
     name: str
     image: str
     archive: Path
     folder: Path
     nodes: int = 1
+    weights: Path | None = None
 
     @property
     def file(self) -> str:
@@ -35,8 +38,14 @@ class Task:
 
     @property
     def mounts(self) -> list[tuple[str, str, str]]:
-        """(host, container, ro or rw) of the two things that every worker gets."""
-        return [(str(self.archive), WORKER, "ro"), (str(self.folder), FOLDER, "rw")]
+        """(host, container, ro or rw) of the two things that every worker gets, and of the weights that its case names."""
+        weights = [(str(self.weights), f"{INSIDE}/{self.weights.name}", "ro")] if self.weights else []
+        return [(str(self.archive), WORKER, "ro"), (str(self.folder), FOLDER, "rw"), *weights]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a container is told besides the chip's own variables."""
+        return {WEIGHTS: INSIDE} if self.weights else {}
 
 
 def temporary(given: Grants) -> str:
@@ -56,14 +65,14 @@ def _ulimits(given: Grants) -> list[str]:
     return [f"{name}={value}:{value}" for name, value in given.ulimits.items()]
 
 
-def _engine_flags(given: Grants) -> list[str]:
+def _engine_flags(given: Grants, task: Task) -> list[str]:
     """What docker and podman spell alike."""
     flags = ["--rm", "--network", given.network, "--read-only", "--init", "--user", given.user, "--cap-drop", "ALL"]
     flags += ["--privileged"] if given.privileged else []
     flags += ["--runtime", given.runtime] if given.runtime else []
     flags += _pairs("--cap-add", given.capabilities) + _pairs("--security-opt", given.security)
     flags += _pairs("--device", (*given.cdi, *given.nodes)) + _pairs("--group-add", given.groups)
-    flags += _pairs("--ulimit", _ulimits(given)) + _pairs("--env", _variables(given.environment))
+    flags += _pairs("--ulimit", _ulimits(given)) + _pairs("--env", _variables(given.environment | task.environment))
     flags += ["--pids-limit", str(given.pids_limit), "--memory", str(given.memory_bytes), "--shm-size", str(given.shared_memory_bytes)]
     return [*flags, "--tmpfs", f"{TEMPORARY}:{temporary(given)}"]
 
@@ -75,12 +84,12 @@ def _volumes(given: Grants, task: Task) -> list[str]:
 def docker(_: Chip, given: Grants, task: Task) -> list[str]:
     """Docker's command line; the kit itself says the same through the engine's API."""
     request = ["--gpus", f'"device={",".join(map(str, given.cards))}"'] if given.way == "request" and given.cards else []
-    return ["docker", "run", *request, *_engine_flags(given), *_volumes(given, task), task.image, *ARGUMENTS]
+    return ["docker", "run", *request, *_engine_flags(given, task), *_volumes(given, task), task.image, *ARGUMENTS]
 
 
 def podman(_: Chip, given: Grants, task: Task) -> list[str]:
     """Podman's command line."""
-    return ["podman", "run", *_engine_flags(given), *_volumes(given, task), task.image, *ARGUMENTS]
+    return ["podman", "run", *_engine_flags(given, task), *_volumes(given, task), task.image, *ARGUMENTS]
 
 
 def apptainer(chip: Chip, given: Grants, task: Task) -> list[str]:
@@ -89,7 +98,7 @@ def apptainer(chip: Chip, given: Grants, task: Task) -> list[str]:
     driver = chip.section("apptainer").get("flags", [])
     bound = [] if driver else [*(f"{node}:{node}" for node in given.nodes), *(f"{path}:{path}:ro" for path in given.mounts)]
     flags += driver + _pairs("--bind", [*bound, *(":".join(mount) for mount in task.mounts)])
-    flags += _pairs("--env", _variables(given.environment | (chip.visible(given.cards) if driver else {})))
+    flags += _pairs("--env", _variables(given.environment | task.environment | (chip.visible(given.cards) if driver else {})))
     return ["apptainer", "exec", *flags, f"{task.file}.sif", PYTHON, *ARGUMENTS]
 
 
@@ -100,7 +109,7 @@ def slurm(_: Chip, given: Grants, task: Task) -> list[str]:
     flags += [f"--gpus-per-node={len(given.cards)}"] if given.cards else []
     flags += [f"--container-image={task.file}.sqsh", f"--container-mounts={','.join(mounts)}"]
     flags += ["--no-container-mount-home", "--container-readonly"]
-    return ["srun", *flags, "env", *_variables(given.environment), PYTHON, *ARGUMENTS]
+    return ["srun", *flags, "env", *_variables(given.environment | task.environment), PYTHON, *ARGUMENTS]
 
 
 def kubernetes(chip: Chip, given: Grants, task: Task) -> dict[str, Any]:
@@ -119,7 +128,7 @@ def kubernetes(chip: Chip, given: Grants, task: Task) -> dict[str, Any]:
         "name": "worker",
         "image": task.image,
         "args": ARGUMENTS,
-        "env": [{"name": name, "value": value} for name, value in chip.worker_environment().items()],
+        "env": [{"name": name, "value": value} for name, value in (chip.worker_environment() | task.environment).items()],
         "resources": {"limits": limits},
         "securityContext": _security(given),
         "volumeMounts": mounts,
@@ -161,7 +170,8 @@ def _pod_volumes(given: Grants, task: Task) -> tuple[list[dict[str, Any]], list[
 
 def bare(chip: Chip, given: Grants, task: Task) -> list[str]:
     """The vendor's own interpreter, without any container: never official."""
-    variables = chip.worker_environment() | chip.visible(given.cards)
+    weights = {WEIGHTS: str(task.weights.parent)} if task.weights else {}
+    variables = chip.worker_environment() | chip.visible(given.cards) | weights
     return ["env", *_variables(variables), "python3", str(task.archive), str(task.folder / "case.json"), str(task.folder)]
 
 

@@ -69,6 +69,15 @@ def peak_bytes(device: torch.device) -> int:
     return int(torch.get_device_module(device).max_memory_allocated(device))
 
 
+class OutOfMemory(Exception):
+    """The device or the host has no more memory; one line with the peak and what to do."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether this is the device's or the host's way to say so; the host's allocator has no error type of its own."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
 def neighbour(device: torch.device) -> torch.device:
     """The next card of the same host; NotImplementedError where there is none."""
     if device.type == "cpu" or torch.accelerator.device_count() < 2:

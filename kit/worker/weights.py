@@ -23,7 +23,8 @@ def folder(name: str) -> Path:
     """The folder of the weights called `name`."""
     top = os.environ.get(FOLDER)
     if not top:
-        raise BadWeights(f"weights '{name}' are asked for, but {FOLDER} names no folder; set it, or use weights = \"random\"")
+        wanted = f"set {FOLDER} to a folder with {name}/{LOCK}"
+        raise BadWeights(f"no folder of weights '{name}' was given; {wanted}, or use weights = \"random\"")
     path = Path(top) / name
     if not (path / LOCK).is_file():
         raise BadWeights(f"no {LOCK} in the folder of weights '{name}'; write one with the SHA-256 of every file")

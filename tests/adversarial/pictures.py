@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.adversarial import builder
 from tests.adversarial.attacks import add
 from tests.adversarial.builder import Bench, Event
+from tests.conftest import ROOT
+from tests.taught import band, pictures
 from verify.data import table
 from verify.metrics import text_to_image
 
@@ -22,21 +26,43 @@ CASE = {
     "samples": 64, "time_limit_s": 60,
 }  # fmt: skip
 MS = 10**6
+TAUGHT = "taught-x"
+TAUGHT_CASE = CASE | {"id": TAUGHT, "model": {"family": "stable-diffusion", "version": "taught"}, "weights": "taught", "batch": 32,
+                      "guidance": 1.5, "prompt": "a red disc"}  # fmt: skip
+LOCK_SHA256 = hashlib.sha256((ROOT / "baselines/weights/taught/weights.lock.json").read_bytes()).hexdigest()
 
 
-def stored() -> dict[str, list[float]]:
+Look = tuple[list[int], list[int]]
+FLAT: Look = ([1, 2, 3] * 64, [0] * 192)
+
+
+def honest() -> list[Look]:
+    """Mean and deviation of the parts of what the taught pipeline made on a CPU for the smoke plan's case."""
+    found = json.loads((Path(__file__).parent / "taught.json").read_bytes())
+    return list(zip(found["colour"], found["texture"], strict=True))
+
+
+def drawn(numbers: range) -> list[Look]:
+    """The same of pictures that the recipe draws."""
+    found = band.of(numbers, 32)
+    return list(zip(found["colour"], found["texture"], strict=True))
+
+
+def stored(case: dict[str, Any] = CASE) -> dict[str, list[float]]:
     """The stored reference of the case."""
-    found = text_to_image.reference(CASE, text_to_image.Measured())
+    found = text_to_image.reference(case, text_to_image.Measured(weights_sha256=LOCK_SHA256 if case["weights"] == "taught" else None))
     assert found
     return found
 
 
-def events() -> list[Event]:
+def events(case: dict[str, Any] = CASE, looks: Sequence[Look] = (FLAT,)) -> list[Event]:
     """Every call: 1 ms for text, 20 ms for ten steps, 4 ms for the decoder."""
-    [tiny] = [row for row in table(text_to_image.DATA)["architecture"] if row["name"] == "stable-diffusion-tiny"]
-    counts = {part: tiny[part] for part in ("text_encoder", "denoiser", "decoder")}
-    made = builder.start(PICTURES, "text_to_image")
+    [row] = [row for row in table(text_to_image.DATA)["architecture"] if row["name"] == text_to_image.name(case)]
+    counts = {part: row[part] for part in ("text_encoder", "denoiser", "decoder")}
+    made = builder.start(case["id"], "text_to_image")
     made[2] |= {"parameters": sum(counts.values()), "seed": 1024}
+    if case["weights"] != "random":
+        made[2] |= {"weights": "file", "weights_sha256": LOCK_SHA256}
     made[2:2] = [
         {"t": 10 * MS, "e": "load", "begin_ns": 2 * MS, "kind": "cold"},
         {"t": 15 * MS, "e": "load", "begin_ns": 11 * MS, "kind": "warm"},
@@ -44,8 +70,9 @@ def events() -> list[Event]:
     made[4]["t"] = 15 * MS
     made.append({"t": 15 * MS, "e": "parts", **counts, "tokenizer": "bytes", "safety_checker": "none"})
     made.append({"t": 30 * MS, "e": "compiled", "begin_ns": 16 * MS, "mode": "default"})
-    made += [{"t": 31 * MS, "e": "latents", "step": step, "values": list(stored()[str(step)])} for step in (1, 5, 10)]
-    made.append({"t": 32 * MS, "e": "picture", "picture": 0, "file": "artifacts/picture-0.png", "sha256": "0" * 64, "mean_milli": [1, 2, 3]})
+    made += [{"t": 31 * MS, "e": "latents", "step": step, "values": list(stored(case)[str(step)])} for step in (1, 5, 10)]
+    made += [{"t": 32 * MS, "e": "picture", "picture": number, "file": f"artifacts/picture-{number}.png", "sha256": "0" * 64, **fields(look)}
+             for number, look in enumerate(looks)]  # fmt: skip
     for number in range(3):
         begin = (40 + 30 * number) * MS
         made.append({"t": begin + 25 * MS, "e": "call", "call": number, "phase": "measured" if number else "warmup", "begin_ns": begin,
@@ -54,19 +81,33 @@ def events() -> list[Event]:
     return builder.end(made)
 
 
+def fields(look: Look) -> dict[str, list[int]]:
+    """Fields of a picture event whose parts look like this."""
+    grid, spread = look
+    return {"mean_milli": [round(sum(grid[colour::3]) / 64) for colour in range(3)], "grid_milli": list(grid), "spread_milli": list(spread)}
+
+
+def _add(bench: Bench, case: dict[str, Any], made: list[Event]) -> list[Event]:
+    bench.plan.document["cases"].append(copy.deepcopy(case))
+    bench.handed[case["id"]] = {"case": copy.deepcopy(case), "attempt": 1}
+    bench.events[case["id"]] = {"events-00000.jsonl": made}
+    bench.states[case["id"]] = ("done", None)
+    return made
+
+
 def with_case(bench: Bench) -> list[Event]:
     """Add the case to a run about to be sealed; its events may still be changed."""
-    case = copy.deepcopy(CASE)
-    bench.plan.document["cases"].append(case)
-    bench.handed[PICTURES] = {"case": copy.deepcopy(case), "attempt": 1}
-    bench.events[PICTURES] = {"events-00000.jsonl": events()}
-    bench.states[PICTURES] = ("done", None)
-    return bench.events[PICTURES]["events-00000.jsonl"]
+    return _add(bench, CASE, events())
 
 
-def build(folder: Path) -> Path:
+def with_taught(bench: Bench, change: Callable[[Look], Look] = lambda look: look) -> list[Event]:
+    """Add the case with taught weights, every picture changed."""
+    return _add(bench, TAUGHT_CASE, events(TAUGHT_CASE, [change(look) for look in honest()]))
+
+
+def build(folder: Path, edit: Callable[[Bench], Any] = with_case) -> Path:
     """A sealed run that holds the case, untouched."""
-    return builder.build(folder, with_case)
+    return builder.build(folder, edit)
 
 
 def of(kind: str, events: list[Event]) -> list[Event]:
@@ -93,4 +134,30 @@ against("reference", "fewer steps than said", lambda e: of("latents", e)[2].upda
 against("reference", "values of another model", lambda e: of("latents", e)[0].update(values=[0.5] * 64))
 against("reference", "values beyond all bounds", lambda e: of("latents", e)[0].update(values=[1e300] * 64))
 against("pictures", "no picture kept", lambda e: e.remove(of("picture", e)[0]))
+against("pictures", "parts of another picture", lambda e: of("picture", e)[0].update(grid_milli=[9, 2, 3] * 64))
+against("pictures", "fewer parts", lambda e: of("picture", e)[0]["grid_milli"].pop())
+against("pictures", "a deviation of no byte", lambda e: of("picture", e)[0].update(spread_milli=[300_000] * 192))
 against("memory", "no memory told", lambda e: e.remove(of("memory", e)[0]))
+
+
+def judged(name: str, make: Callable[[Bench], Any]) -> None:
+    """An attack by a vendor whose pictures are not those of the known weights."""
+    add("text_to_image.quality", "sealed", name, make)
+
+
+def training_pictures(bench: Bench) -> None:
+    """Too good: what was learnt from is handed back."""
+    _add(bench, TAUGHT_CASE, events(TAUGHT_CASE, drawn(pictures.TRAINING)))
+
+
+judged("the training pictures themselves: too good", training_pictures)
+judged("other held-out pictures: too good", lambda b: _add(b, TAUGHT_CASE, events(TAUGHT_CASE, drawn(pictures.HELD_OUT))))
+judged("grey pictures: too bad", lambda b: with_taught(b, lambda _: ([127_500] * 192, [0] * 192)))
+judged("red and blue exchanged: too bad", lambda b: with_taught(b, lambda look: (exchanged(look[0]), exchanged(look[1]))))
+judged("pictures darker by a fifth: too bad", lambda b: with_taught(b, lambda look: ([value * 4 // 5 for value in look[0]], look[1])))
+judged("noise over everything: too bad", lambda b: with_taught(b, lambda look: (look[0], [value + 20_000 for value in look[1]])))
+
+
+def exchanged(values: list[int]) -> list[int]:
+    """Red for blue."""
+    return [values[place + 2 - 2 * (place % 3)] for place in range(len(values))]

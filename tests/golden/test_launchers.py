@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,16 @@ def test_golden_of_every_launcher(name: str, tmp_path: Path, request: pytest.Fix
 
 def test_every_golden_file_has_its_chip() -> None:
     assert sorted(path.stem for path in HERE.glob("*.txt")) == sorted([*SHIPPED, "fake"])
+
+
+def test_golden_of_every_launcher_with_weights(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """The folder that the case names is given read-only, and where it is."""
+    product = chip.load("cpu")
+    task = replace(TASK, weights=Path("/data/weights/taught"))
+    given = grants.of(product, ())
+    made = {launcher: launchers.LAUNCHERS[launcher](product, given, task) for launcher in launchers.LAUNCHERS}
+    text = "\n".join(f"# {launcher}\n{launchers.text(asked, launch.shown)}\n" for launcher, asked in made.items())
+    path = HERE.parent / "launch-weights.txt"
+    if request.config.getoption("--update-golden"):
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")

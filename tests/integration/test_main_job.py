@@ -84,6 +84,7 @@ def test_smoke_end_to_end(kind: str, tmp_path: Path) -> None:
         "text-generation-llama-tiny-c4": "done",
         "specifications-small": "done",
         "text-to-image-tiny": "done",
+        "text-to-image-taught": "done",
     }
     for case in result["cases"]:
         assert all(metric["value"] > 0 for metric in case["metrics"].values()), case

@@ -36,8 +36,9 @@ def test_smoke_resolves_to_every_value() -> None:
         "text-generation-llama-tiny-c4",
         "specifications-small",
         "text-to-image-tiny",
+        "text-to-image-taught",
     ]
-    assert [case["section"] for case in resolved.cases] == ["training", "inference", "inference", "specifications", "inference"]
+    assert [case["section"] for case in resolved.cases] == ["training", "inference", "inference", "specifications", "inference", "inference"]
     assert resolved.cases[2]["concurrency"] == 4
     assert "matrix" not in resolved.cases[2]
 

@@ -16,8 +16,9 @@ from kit.worker import weights
 from tests.adversarial import builder
 from tests.adversarial import pictures as built
 from tests.conftest import ROOT
-from verify import replay
-from verify.data import table
+from tests.taught import band, pictures
+from verify import quality, replay
+from verify.data import table, violations
 from verify.metrics import text_to_image
 
 
@@ -63,6 +64,71 @@ def test_every_architecture_of_the_worker_is_counted() -> None:
     assert files == {row["name"] for row in table(text_to_image.DATA)["architecture"]}
 
 
+# --- quality --------------------------------------------------------------------------------------------------------
+
+
+def test_distance_is_that_of_the_formula_worked_by_hand() -> None:
+    """Two black pictures and two white: kernels of colour are (1 + 1)^3 = 8 among equals, (-1 + 1)^3 = 0 between; of texture 1 and 8."""
+    flat, loud = [[0] * quality.VALUES] * 2, [[32_000] * quality.VALUES] * 2
+    black, white = {"colour": flat, "texture": flat}, {"colour": [[quality.MOST_MILLI] * quality.VALUES] * 2, "texture": loud}
+    assert quality.distances(black, white) == {"colour": 16, "texture": 1 + 8 - 2}
+    assert quality.distances(black, black) == {"colour": 0, "texture": 0}
+
+
+def test_distance_of_one_origin_is_about_nothing_and_at_times_below() -> None:
+    [row] = table(quality.DATA)["band"]
+    held_out = {name: table(row["held_out"])[name] for name in quality.FEATURES}
+    found = [quality.distances(band.of(pictures.TRAINING[start:], 32), held_out) for start in (0, 192, 384, 576)]
+    assert all(abs(value) < 0.03 for one in found for value in one.values())
+    assert any(value < 0 for one in found for value in one.values())
+
+
+def test_taught_pictures_are_within_their_band_and_counted(tmp_path: Path) -> None:
+    outcome = replay.replay(built.build(tmp_path, built.with_taught), "self")
+    assert (outcome.verdict, outcome.findings) == ("verified", [])
+    found = outcome.cases[-1]
+    assert found.facts["quality"] == "within the band"
+    [row] = table(quality.DATA)["band"]
+    assert float(found.metrics["colour_distance"].value) <= row["colour"]["most"]
+    assert row["texture"]["least"] <= float(found.metrics["texture_distance"].value) <= row["texture"]["most"]
+
+
+def test_true_weights_without_a_band_are_unproven_and_random_ones_not_judged(tmp_path: Path) -> None:
+    def of_others(bench: builder.Bench) -> None:
+        made = built.with_taught(bench)
+        built.of("model", made)[0].update(weights_sha256="0" * 64)
+
+    outcome = replay.replay(builder.build(tmp_path, of_others), "self")
+    assert {(finding.rule, finding.severity) for finding in outcome.findings} == {("text_to_image.unproven", "warning")}
+    assert any("pictures are not judged" in finding.found for finding in outcome.findings)
+    assert outcome.cases[-1].facts["quality"] == "unproven"
+    assert "texture_distance" not in outcome.cases[-1].metrics
+
+
+def test_a_band_is_for_every_seed_and_for_nothing_else() -> None:
+    def known(**change: Any) -> bool:
+        return quality.band("stable-diffusion-taught", built.TAUGHT_CASE | change, built.LOCK_SHA256) is not None
+
+    assert known()
+    assert known(seed=7, dtype="float16")
+    assert not any(known(**{name: 8}) for name in ("batch", "side", "steps", "guidance", "prompt"))
+
+
+def test_stored_data_keeps_its_schema_and_the_held_out_file_is_what_the_recipe_draws() -> None:
+    assert violations(table(quality.DATA), "text_to_image", "x", "x") == []
+    [row] = table(quality.DATA)["band"]
+    held_out = table(row["held_out"])
+    assert {name: held_out[name] for name in quality.FEATURES} == band.of(pictures.HELD_OUT, 64)
+    assert row["key"] == quality.key("stable-diffusion-taught", band.case(), built.LOCK_SHA256)
+
+
+def test_the_shipped_weights_are_the_locked_ones_and_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(weights.FOLDER, str(ROOT / "baselines/weights"))
+    folder, digest = weights.checked("taught", "stable-diffusion-taught")
+    assert digest == built.LOCK_SHA256
+    assert sum(path.stat().st_size for path in folder.rglob("*")) < 2 * 10**6
+
+
 # --- weights --------------------------------------------------------------------------------------------------------
 
 
@@ -105,7 +171,7 @@ def test_weights_of_another_architecture_and_no_folder(tmp_path: Path, monkeypat
     with pytest.raises(weights.BadWeights, match="are of architecture a, the case asks for b"):
         weights.checked("w", "b")
     monkeypatch.delenv(weights.FOLDER)
-    with pytest.raises(weights.BadWeights, match="names no folder"):
+    with pytest.raises(weights.BadWeights, match="no folder of weights 'w' was given"):
         weights.checked("w", "a")
 
 
@@ -121,7 +187,7 @@ def test_weights_of_another_architecture_and_no_folder(tmp_path: Path, monkeypat
 )
 def test_bad_case_is_one_line(change: dict[str, Any], said: str) -> None:
     source = tomllib.loads((ROOT / "manifests/plans/smoke.toml").read_text(encoding="utf-8"))
-    [case] = [case for case in source["case"] if case["suite"] == "text_to_image"]
+    case = next(case for case in source["case"] if case["id"] == "text-to-image-tiny")
     case |= change
     with pytest.raises(KitError, match=said) as caught:
         plan.resolve(source, "p.toml")

@@ -1,7 +1,8 @@
 """Text to image: throughput, latency with its parts, load and compile time, memory (F22), and whether the latents are right.
 
 Throughput is pictures over the time of the measured pipeline calls, text encoder and decoder included. Latents at fixed steps are
-compared with a stored float32 reference of the same weights, seed and size; random weights make no pictures worth judging.
+compared with a stored float32 reference of the same weights, seed and size. Pictures of true weights are judged by verify.quality
+where a band is stored for them; random weights make no pictures worth judging.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Literal
 
+from verify import quality
 from verify.data import table
 from verify.events import Environment, Event, Model, Natural, Positive, Sha256, exact
 from verify.findings import Finding, error, warning
@@ -32,7 +34,8 @@ RULES = {
     "text_to_image.time": "a call begins after the one before ended, and its parts follow each other",
     "text_to_image.latents": "latents sampled once after each of the case's steps, in order",
     "text_to_image.reference": "sampled latents are those of the stored float32 reference, within the tolerance of the precision",
-    "text_to_image.pictures": "one kept picture for each of the batch",
+    "text_to_image.pictures": "one kept picture for each of the batch, its mean colours those of its parts",
+    "text_to_image.quality": "pictures of known weights are neither worse nor better than this model makes them",
     "text_to_image.memory": "the largest allocation, once",
 }
 
@@ -79,12 +82,14 @@ class Latents(Event, frozen=True, tag="latents"):
 
 
 class Picture(Event, frozen=True, tag="picture"):
-    """A kept picture; `mean_milli` is the mean of red, green and blue in thousandths."""
+    """A kept picture: mean of red, green and blue in thousandths; `grid_milli` and `spread_milli` : mean, deviation of 8 x 8 parts."""
 
     picture: Natural
     file: str
     sha256: Sha256
     mean_milli: list[Natural]
+    grid_milli: list[Natural]
+    spread_milli: list[Natural]
 
 
 class Memory(Event, frozen=True, tag="memory"):
@@ -171,10 +176,49 @@ def rules(case: Case, measured: Measured) -> Iterator[Finding]:
         yield error("text_to_image.compiled", where, modes, [(event.mode, event.t - event.begin_ns) for event in measured.compiled])
     yield from _calls(case, measured)
     yield from _latents(case, measured)
-    if [picture.picture for picture in measured.pictures] != list(range(case["batch"])):
-        yield error("text_to_image.pictures", where, f"{case['batch']} pictures", [picture.picture for picture in measured.pictures])
+    yield from _pictures(case, measured)
     if len(measured.memory) != 1 or not measured.memory[0].peak_bytes:
         yield error("text_to_image.memory", where, "the largest allocation, once", [event.peak_bytes for event in measured.memory])
+
+
+def _pictures(case: Case, measured: Measured) -> Iterator[Finding]:
+    numbers = [picture.picture for picture in measured.pictures]
+    if numbers != list(range(case["batch"])):
+        yield error("text_to_image.pictures", case["id"], f"{case['batch']} pictures", numbers)
+    odd = [picture.picture for picture in measured.pictures if not _consistent(picture)]
+    if odd:
+        yield error("text_to_image.pictures", case["id"], "mean colours of 8 x 8 parts that give those of the picture", odd)
+    if numbers == list(range(case["batch"])) and not odd:
+        yield from _quality(case, measured)
+
+
+def _consistent(picture: Picture) -> bool:
+    """Whether the means of all parts have the mean of the picture, to their rounding, and are bytes."""
+    grid, spread, means = picture.grid_milli, picture.spread_milli, picture.mean_milli
+    if not len(grid) == len(spread) == quality.VALUES or len(means) != 3 or max(grid + spread) > quality.MOST_MILLI:
+        return False
+    return all(abs(mean(grid[colour::3]) - means[colour]) <= 1 for colour in range(3))
+
+
+def _quality(case: Case, measured: Measured) -> Iterator[Finding]:
+    """Both ways: too far from held-out pictures, or nearer than the model can be."""
+    if measured.weights == "random":
+        return
+    band = quality.band(name(case), case, measured.weights_sha256)
+    if band is None:
+        yield warning("text_to_image.unproven", case["id"], "a proven quality band for these weights", "none: pictures are not judged")
+        return
+    found = distances(measured, band)
+    for feature, what in quality.judge(band, found).items():
+        least, most = band.ends[feature]
+        expected = f"a {feature} distance of {'at most' if least is None else f'{float(least)} to'} {float(most)} to held-out pictures"
+        yield error("text_to_image.quality", case["id"], expected, f"{float(found[feature]):.4g}, which is {what}")
+
+
+def distances(measured: Measured, band: quality.Band) -> dict[str, Fraction]:
+    """Distances of the kept pictures to the band's held-out ones."""
+    grids = {"colour": [picture.grid_milli for picture in measured.pictures], "texture": [p.spread_milli for p in measured.pictures]}
+    return quality.distances(grids, band.held_out)
 
 
 def name(case: Case) -> str:
@@ -270,6 +314,9 @@ def metrics(case: Case, measured: Measured) -> dict[str, Metric]:
         "denoiser_steps_per_s": Metric(steps_per_s, "steps/s", "steps / time of the denoiser, its batch doubled by guidance"),
         "memory_gb": Metric(Fraction(measured.memory[0].peak_bytes, 10**9), "GB", "largest allocation / 1e9"),
     }
+    if band := quality.band(name(case), case, measured.weights_sha256):
+        for feature, value in distances(measured, band).items():
+            found[f"{feature}_distance"] = Metric(value, "1", f"squared kernel distance to held-out pictures by {feature}, unbiased")
     return found | _starts(measured)
 
 
@@ -291,9 +338,10 @@ def _part(times: list[int], formula: str) -> Metric:
 
 
 def facts(case: Case, measured: Measured) -> dict[str, str]:
-    """Whether the weights were random or of a file; what is not judged for want of true weights."""
-    quality = "NA (random weights)" if measured.weights == "random" else "unproven"
-    return {"weights": measured.weights, "mode": "eager" if case["compile"] == "none" else case["compile"], "quality": quality}
+    """Whether the weights were random or of a file; whether the pictures were judged."""
+    judged = "within the band" if quality.band(name(case), case, measured.weights_sha256) else "unproven"
+    judged = "NA (random weights)" if measured.weights == "random" else judged
+    return {"weights": measured.weights, "mode": "eager" if case["compile"] == "none" else case["compile"], "quality": judged}
 
 
 def windows(case: Case, measured: Measured) -> list[Window]:

@@ -43,6 +43,22 @@ def shape(name: str) -> dict[str, Any]:
     return dict(json.loads(data))
 
 
+def parts(config: dict[str, Any]) -> Parts:
+    """The three parts with fresh weights."""
+    return {
+        "text_encoder": CLIPTextModel(CLIPTextConfig(**config["text_encoder"])),
+        "denoiser": UNet2DConditionModel(**config["denoiser"]),
+        "decoder": AutoencoderKL(**config["decoder"]),
+    }
+
+
+def byte_ids(config: dict[str, Any], text: str) -> list[int]:
+    """Token ids of a text without a tokenizer: its bytes, padded."""
+    length = config["max_position_embeddings"]
+    ids = [config["bos_token_id"], *text.encode()[: length - 2], config["eos_token_id"]]
+    return ids + [config["pad_token_id"]] * (length - len(ids))
+
+
 class Step(torch.nn.Module):
     """One denoiser step as a whole: the prediction with guidance, then the update. A module, so that a compiler knows its weights."""
 
@@ -91,10 +107,7 @@ class DiffusersEngine:
         """Token ids, padded: the folder's own tokenizer, or bytes, which do for weights that know no words."""
         if self.words:
             return list(self.words(text, padding="max_length", truncation=True).input_ids)
-        config = self.config["text_encoder"]
-        length = config["max_position_embeddings"]
-        ids = [config["bos_token_id"], *text.encode()[: length - 2], config["eos_token_id"]]
-        return ids + [config["pad_token_id"]] * (length - len(ids))
+        return byte_ids(self.config["text_encoder"], text)
 
     def noise(self, seed: int) -> torch.Tensor:
         """Starting latents, drawn on the host so that every chip starts from the same."""
@@ -130,13 +143,18 @@ class DiffusersEngine:
             torch.get_device_module(self.device).empty_cache()
 
 
+def kept(config: dict[str, Any]) -> torch.Tensor:
+    """What is left of a picture's variance at each time step of training, in float64."""
+    betas = torch.linspace(config["beta_start"] ** 0.5, config["beta_end"] ** 0.5, config["train_steps"], dtype=torch.float64) ** 2
+    return torch.cumprod(1 - betas, 0)
+
+
 def schedule(config: dict[str, Any], steps: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Time steps, and for each the factors of x and of the prediction: x' = keep x + move prediction."""
-    betas = torch.linspace(config["beta_start"] ** 0.5, config["beta_end"] ** 0.5, config["train_steps"], dtype=torch.float64) ** 2
-    kept = torch.cumprod(1 - betas, 0)
+    share = kept(config)
     stride = config["train_steps"] // steps
     times = torch.arange(steps - 1, -1, -1) * stride + config["steps_offset"]
-    now, after = kept[times], kept[(times - stride).clamp(min=0)]
+    now, after = share[times], share[(times - stride).clamp(min=0)]
     if config["prediction"] == "epsilon":
         keep = (after / now).sqrt()
         move = (1 - after).sqrt() - keep * (1 - now).sqrt()
@@ -151,20 +169,16 @@ def load(case: Case, device: torch.device) -> DiffusersEngine:
     name = architecture(case)
     config = shape(name)
     torch.manual_seed(case["seed"])
-    parts: Parts = {
-        "text_encoder": CLIPTextModel(CLIPTextConfig(**config["text_encoder"])),
-        "denoiser": UNet2DConditionModel(**config["denoiser"]),
-        "decoder": AutoencoderKL(**config["decoder"]),
-    }
+    made = parts(config)
     folder, digest = weights.checked(case["weights"], name) if case["weights"] != "random" else (None, None)
     if folder:
-        _fill(parts, folder, name)
+        _fill(made, folder, name)
     layout = torch.channels_last if case["channels_last"] else torch.contiguous_format
-    for role, part in parts.items():
+    for role, part in made.items():
         part.eval().requires_grad_(False).to(device, DTYPES[case["dtype"]])
         if role != "text_encoder":
             part.to(memory_format=layout)
-    engine = DiffusersEngine(case, config, parts, device)
+    engine = DiffusersEngine(case, config, made, device)
     engine.weights_sha256 = digest
     if folder and (folder / "tokenizer").is_dir():
         from transformers import CLIPTokenizer

@@ -18,6 +18,7 @@ from .. import device, engines, words
 from ..record import Recorder
 
 Case = dict[str, Any]
+PARTS = 8  # a side is a multiple of 8
 
 
 def run(case: Case, recorder: Recorder) -> None:
@@ -27,8 +28,18 @@ def run(case: Case, recorder: Recorder) -> None:
     device.forget_peak(here)
     try:
         _pictures(case, recorder, here)
+    except Exception as error:
+        if not device.out_of_memory(error):
+            raise
+        raise device.OutOfMemory(_advice(case, device.peak_bytes(here))) from error
     finally:
         recorder.event("memory", peak_bytes=device.peak_bytes(here))
+
+
+def _advice(case: Case, peak_bytes: int) -> str:
+    size = f"batch {case['batch']}, {case['side']} px, {case['dtype']}"
+    peak = f"{peak_bytes / 1e9:.2f} GB were held at most"
+    return f"{size} needs more memory than there is: {peak}; take a smaller batch or side, or a larger card"
 
 
 def _pictures(case: Case, recorder: Recorder, here: torch.device) -> None:
@@ -105,8 +116,17 @@ def _sampled(case: Case, recorder: Recorder, engine: Any) -> None:
 def _keep(recorder: Recorder, path: Path, number: int, picture: torch.Tensor) -> None:
     data = png(picture)
     path.write_bytes(data)
-    means = [round(float(value) * 1000) for value in picture.float().mean(dim=(0, 1))]
-    recorder.event("picture", picture=number, file=f"artifacts/{path.name}", sha256=hashlib.sha256(data).hexdigest(), mean_milli=means)
+    digest = hashlib.sha256(data).hexdigest()
+    recorder.event("picture", picture=number, file=f"artifacts/{path.name}", sha256=digest, **colours(picture))
+
+
+def colours(picture: torch.Tensor) -> dict[str, list[int]]:
+    """Red, green, blue in thousandths: mean of the picture, mean and deviation of 8 x 8 parts by rows; bytes of [height, width, 3]."""
+    height, width, _ = picture.shape
+    split = picture.double().view(PARTS, height // PARTS, PARTS, width // PARTS, 3)
+    found = {"mean_milli": split.mean(dim=(0, 1, 2, 3)), "grid_milli": split.mean(dim=(1, 3))}
+    found["spread_milli"] = split.var(dim=(1, 3), unbiased=False).sqrt()
+    return {name: [round(value * 1000) for value in values.flatten().tolist()] for name, values in found.items()}
 
 
 def png(picture: torch.Tensor) -> bytes:
