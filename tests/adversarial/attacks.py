@@ -270,7 +270,6 @@ add(
     "log.files",
     "cases.attempts",
     "log.checkpoint_missing",
-    "statement.log",
 )
 add("log.sequence", "tampered", "a number skipped", lambda run: log_entry(run, 2, n=9), *ROOT)
 add("log.open", "tampered", "opened twice", lambda run: open_twice(run), *ROOT, "log.sequence", "log.checkpoint_missing")

@@ -82,7 +82,7 @@ class Latents(Event, frozen=True, tag="latents"):
 
 
 class Picture(Event, frozen=True, tag="picture"):
-    """A kept picture: mean of red, green and blue in thousandths; `grid_milli` and `spread_milli` : mean, deviation of 8 x 8 parts."""
+    """A kept picture: mean of red, green and blue in thousandths; `grid_milli`, `spread_milli`: mean, deviation of 8 x 8 parts."""
 
     picture: Natural
     file: str
