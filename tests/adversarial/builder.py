@@ -29,6 +29,8 @@ TEXT = "text-x"
 NAME = "tiny-cpu-20261124T000000Z-abcdef"
 MODEL = {"architecture": "llama", "hidden_size": 64, "num_layers": 1, "num_heads": 2, "num_kv_heads": 2, "ffn_size": 128, "vocab_size": 256}
 WALL_NS = 1_790_000_000_000_000_000
+MONOTONIC_NS = 5_000
+TELEMETRY = "telemetry-"
 NS_PER_S = 10**9
 BEAT_S = 50
 Event = dict[str, Any]
@@ -64,7 +66,7 @@ def start(case: str, suite: str, rank: int = 0, world_size: int = 1) -> list[Eve
     """The events with which every rank begins."""
     return [
         {"t": 0, "e": "case_start", "case": case, "suite": suite, "attempt": 1, "rank": rank, "world_size": world_size,
-         "wall_ns": WALL_NS, "monotonic_ns": 5_000},
+         "wall_ns": WALL_NS, "monotonic_ns": MONOTONIC_NS},
         {"t": 10, "e": "environment", "python": "3.11.7", "torch": "2.13.0", "device": "cpu", "device_name": "fake", "packages": {}},
         {"t": 20, "e": "model", "parameters": 1000, "weights": "random", "weights_sha256": None, "seed": 7, "dtype": "float32"},
     ]  # fmt: skip
@@ -209,7 +211,8 @@ class Bench:
         written |= {"case.json": canonical(self.handed[case]) + b"\n", "stdout.log": b"", "stderr.log": b""}
         for name, data in written.items():
             (folder / name).write_bytes(self.raw.get(f"{case}/{name}", data))
-        self._beat(log, folder, max((event["t"] for events in files.values() for event in events), default=0))
+        own = [event for name, events in files.items() if not name.startswith(TELEMETRY) for event in events]
+        self._beat(log, folder, max((event["t"] for event in own), default=0))
         for name in sorted(written):
             if (folder / name).relative_to(self.evidence).as_posix() not in log.logged:
                 log.append_file(folder / name)
@@ -218,11 +221,13 @@ class Bench:
         log.checkpoint()
 
     def _start_now(self, files: dict[str, list[Event]]) -> None:
-        """Let each rank begin now, unless somebody gave it another time."""
+        """Let each rank begin now, unless somebody gave it another time; telemetry has the host's clock throughout."""
         wall, monotonic = self.clock()
         for first in (events[0] for events in files.values() if events):
             if first.get("wall_ns") == WALL_NS:
                 first.update(wall_ns=wall, monotonic_ns=monotonic)
+        for event in (event for name, events in files.items() if name.startswith(TELEMETRY) for event in events):
+            event["t"] += monotonic - MONOTONIC_NS
 
     def _beat(self, log: record.RunLog, folder: Path, lasted_ns: int) -> None:
         """Let the case's time pass, with its heartbeats."""

@@ -264,7 +264,7 @@ def entries(gap_s: int, *, resumed: bool = False) -> list[Any]:
     end, begin = 10**9, 10**9 + gap_s * NS_PER_S
     found: list[Any] = [runlog.CaseStart(0, 0, 0, "a", 1), runlog.CaseEnd(1, end, end, "a", 1, "done", None)]
     if resumed:
-        found.append(runlog.Resume(2, begin, begin))
+        found.append(runlog.Resume(2, begin, begin, "0" * 64))
     return [*found, runlog.CaseStart(3, begin, begin, "b", 1)]
 
 
