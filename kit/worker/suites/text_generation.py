@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .. import device, engines
+from .. import device, loading
 from ..record import Recorder
 
 Case = dict[str, Any]
@@ -20,26 +20,13 @@ def run(case: Case, recorder: Recorder) -> None:
     """Load the model as often as asked, then warm-up and measured rounds, recording every chunk."""
     here = device.choose(0)
     recorder.event("environment", **device.facts(here))
-    engine = _load(case, recorder, here)
+    engine = loading.engine(case, recorder, here)
     recorder.event("model", parameters=engine.num_parameters, weights="random", weights_sha256=None, seed=case["seed"], dtype=case["dtype"])
     generator = torch.Generator().manual_seed(case["seed"])
     for number in range(case["warmup_rounds"] + case["measured_rounds"]):
         recorder.event("round_start", round=number, phase="warmup" if number < case["warmup_rounds"] else "measured")
         _round(case, recorder, engine, number, _prompts(case, generator))
     engine.unload()
-
-
-def _load(case: Case, recorder: Recorder, here: torch.device) -> Any:
-    """The last of `loads` loads; the first one pays for imports and is called cold."""
-    engine = None
-    for number in range(case["loads"]):
-        if engine is not None:
-            engine.unload()
-        begin_ns = recorder.now()
-        engine = engines.module(case["engine"]).load(case, here)
-        device.synchronize(here)
-        recorder.event("load", begin_ns=begin_ns, kind="cold" if number == 0 else "warm")
-    return engine
 
 
 def _prompts(case: Case, generator: torch.Generator) -> list[list[int]]:

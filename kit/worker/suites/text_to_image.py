@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from .. import device, engines, words
+from .. import device, loading, words
 from ..record import Recorder
 
 Case = dict[str, Any]
@@ -43,7 +43,7 @@ def _advice(case: Case, peak_bytes: int) -> str:
 
 
 def _pictures(case: Case, recorder: Recorder, here: torch.device) -> None:
-    engine = _load(case, recorder, here)
+    engine = loading.engine(case, recorder, here)
     _describe(case, recorder, engine)
     if case["compile"] != "none":
         begin_ns = recorder.now()
@@ -57,19 +57,6 @@ def _pictures(case: Case, recorder: Recorder, here: torch.device) -> None:
         encoded, denoised = _call(case, engine, here, case["seed"] + number, recorder)
         recorder.event("call", call=number, phase=phase, begin_ns=begin_ns, encoded_ns=encoded, denoised_ns=denoised)
     engine.unload()
-
-
-def _load(case: Case, recorder: Recorder, here: torch.device) -> Any:
-    """The last of `loads` loads; the first one pays for imports and is called cold."""
-    engine = None
-    for number in range(case["loads"]):
-        if engine is not None:
-            engine.unload()
-        begin_ns = recorder.now()
-        engine = engines.module(case["engine"]).load(case, here)
-        device.synchronize(here)
-        recorder.event("load", begin_ns=begin_ns, kind="cold" if number == 0 else "warm")
-    return engine
 
 
 def _describe(case: Case, recorder: Recorder, engine: Any) -> None:

@@ -1,0 +1,23 @@
+"""Loading a model as often as a case asks, each load recorded: the same for every suite with an engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from . import device, engines
+from .record import Recorder
+
+
+def engine(case: dict[str, Any], recorder: Recorder, here: torch.device) -> Any:
+    """The engine of the last of `loads` loads; the first one pays for imports and is called cold."""
+    found = None
+    for number in range(case["loads"]):
+        if found is not None:
+            found.unload()
+        begin_ns = recorder.now()
+        found = engines.module(case["engine"]).load(case, here)
+        device.synchronize(here)
+        recorder.event("load", begin_ns=begin_ns, kind="cold" if number == 0 else "warm")
+    return found
