@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import os
 import platform
+import re
 import resource
 from typing import Any
 
@@ -76,6 +77,18 @@ class OutOfMemory(Exception):
 def out_of_memory(error: BaseException) -> bool:
     """Whether this is the device's or the host's way to say so; the host's allocator has no error type of its own."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+UNSUPPORTED = re.compile(
+    r"not[ _](implemented|supported|compiled)|unsupported|does(n't| not) support|needs to be (greater|divisible|a multiple)", re.IGNORECASE
+)  # how torch and the libraries below it word that a kind of element, a shape or a way to copy is missing
+
+
+def unsupported(error: BaseException) -> bool:
+    """Whether the device or its software says that it has no such thing; a fault of the device or of memory is something else."""
+    if isinstance(error, NotImplementedError):
+        return True
+    return isinstance(error, RuntimeError | TypeError) and UNSUPPORTED.search(str(error)) is not None
 
 
 def neighbour(device: torch.device) -> torch.device:

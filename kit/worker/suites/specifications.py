@@ -49,20 +49,34 @@ def run(case: Case, recorder: Recorder) -> None:
     here = device.choose(0)
     recorder.event("environment", **device.facts(here))
     recorder.event("memory", size_bytes=device.memory_bytes(here))
+    device.forget_peak(here)
     _full_accumulation(here)
     operands = _Operands(case)
     for mode in case["modes"]:
-        _try(recorder, mode, partial(_products, case, recorder, here, mode, operands))
+        _try(recorder, here, mode, partial(_products, case, recorder, here, mode, operands))
     for name in case["copies"]:
-        _try(recorder, name, partial(_copies, case, recorder, here, name))
+        _try(recorder, here, name, partial(_copies, case, recorder, here, name))
 
 
-def _try(recorder: Recorder, what: str, act: Callable[[], None]) -> None:
-    """What torch or the device refuses is a fact about the device, not a failure of the case."""
+class Failed(Exception):
+    """A product or a copy failed for another reason than that the device has no such thing."""
+
+
+def _try(recorder: Recorder, here: torch.device, what: str, act: Callable[[], None]) -> None:
+    """What the device or its software has not is a fact about it; every other fault fails the case, with what was asked for."""
     try:
         act()
-    except (NotImplementedError, RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, MemoryError) as error:
+        if device.out_of_memory(error):
+            raise device.OutOfMemory(_advice(what, device.peak_bytes(here))) from error
+        if not device.unsupported(error):
+            raise Failed(f"{what}: {type(error).__name__}: {error}") from error
         recorder.event("unavailable", what=what, reason=" ".join(f"{type(error).__name__}: {error}".split())[:300])
+
+
+def _advice(what: str, peak_bytes: int) -> str:
+    peak = f"{peak_bytes / 1e9:.2f} GB were held at most"
+    return f"{what} needs more memory than there is: {peak}; take smaller shapes or copy_bytes, or a larger card"
 
 
 def _full_accumulation(here: torch.device) -> None:
@@ -101,12 +115,19 @@ def _products(case: Case, recorder: Recorder, here: torch.device, name: str, ope
         for m, k, n in case["shapes"]:
             a, b = operands.integers("a", m, k, mode.bits), operands.integers("b", n, k, mode.bits)
             left, right = _scaled(a, mode).to(here), _scaled(b, mode).to(here).t()
-            multiply = torch._int_mm if mode.dtype == torch.int8 else torch.mm
+            multiply = _multiply(mode)
             out = torch.empty(m, n, dtype=torch.int32 if mode.dtype == torch.int8 else mode.dtype, device=here)
             _series(case, recorder, here, "matmul", {"mode": name, "shape": [m, k, n]}, partial(multiply, left, right, out=out))
             _check_product(case, recorder, {"mode": name, "shape": [m, k, n]}, (a, b, out.cpu()), mode)
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+def _multiply(mode: Mode) -> Callable[..., torch.Tensor]:
+    found: Callable[..., torch.Tensor] | None = torch.mm if mode.dtype != torch.int8 else getattr(torch, "_int_mm", None)
+    if found is None:
+        raise NotImplementedError("this version of torch has no product of integers")
+    return found
 
 
 def _series(case: Case, recorder: Recorder, here: torch.device, kind: str, fields: dict[str, Any], act: Callable[[], Any]) -> None:
@@ -200,18 +221,20 @@ def _stream(source: torch.Tensor, here: torch.device) -> Copy:
 
 
 def _card_to_card(source: torch.Tensor, here: torch.device) -> Copy:
-    """Both ways at once between the first two cards; each direction on its own stream, joined on the timed one."""
+    """Both ways at once between the first two cards. A copy runs on the current stream of the card it comes from and waits for
+    that of the card it goes to, so the way back needs streams of its own on both; they are joined with the timed one.
+    """
     there = device.neighbour(here)
     module = torch.get_device_module(here)
     out, back = (source.to(here), torch.zeros_like(source, device=there)), (source.to(there), torch.zeros_like(source, device=here))
-    side = module.Stream(device=here)
+    near, far = module.Stream(device=here), module.Stream(device=there)
 
     def both() -> None:
-        side.wait_stream(module.current_stream(here))
-        with module.stream(side):
+        near.wait_stream(module.current_stream(here))
+        with module.stream(far), module.stream(near):
             back[1].copy_(back[0], non_blocking=True)
         out[1].copy_(out[0], non_blocking=True)
-        module.current_stream(here).wait_stream(side)
+        module.current_stream(here).wait_stream(near)
 
     return out[1], both
 
