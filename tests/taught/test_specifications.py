@@ -16,7 +16,14 @@ from kit.worker.suites import specifications  # noqa: E402
 from tests.conftest import ROOT  # noqa: E402
 
 pytestmark = pytest.mark.torch
-SMALL = {"modes": ["float32", "int8"], "shapes": [[64, 64, 64]], "copies": ["host_to_device", "on_card"], "copy_bytes": 2**20, "repeats": 3, "repeat_ms": 1}
+SMALL = {
+    "modes": ["float32", "int8"],
+    "shapes": [[64, 64, 64]],
+    "copies": ["host_to_device", "on_card"],
+    "copy_bytes": 2**20,
+    "repeats": 3,
+    "repeat_ms": 1,
+}
 
 
 def ran(folder: Path) -> list[dict[str, Any]]:
@@ -46,7 +53,7 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     "error",
     [
         NotImplementedError("torch has no such product"),
-        RuntimeError('"addmm_impl_cpu_" not implemented for \'Char\''),
+        RuntimeError("\"addmm_impl_cpu_\" not implemented for 'Char'"),
         RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasLtMatmul(...)`"),
         RuntimeError("_int_mm_out_cuda not compiled for this platform."),
         RuntimeError("self.size(0) needs to be greater than 16, but got 8"),
@@ -83,8 +90,12 @@ def test_any_other_fault_fails_the_case_with_its_reason(error: Exception, tmp_pa
     assert [event for event in events if event["e"] == "unavailable"] == []
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("fake: out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
-def test_out_of_memory_fails_the_case_with_its_peak_and_the_next_goes_on(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("fake: out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_out_of_memory_fails_the_case_with_its_peak_and_the_next_goes_on(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
         refusing(patch, error)
         events = ran(tmp_path / "first")
