@@ -1,5 +1,5 @@
 # The one recipe for every image; arguments come from images/<chip>/image.toml. Needs no network: the build context is a
-# wheelhouse and its lock. Two stages, so that the wheels stay out of the image; no syntax that only one builder knows.
+# wheelhouse, its lock and the vendor's patches. Two stages, so that the wheels stay out of the image; no syntax that only one builder knows.
 ARG BASE
 FROM ${BASE} AS build
 LABEL chipassay.stage=build
@@ -9,6 +9,7 @@ RUN python3 -m venv /opt/venv \
  && /opt/venv/bin/python -m pip install --quiet --no-index --find-links /context/wheels --require-hashes --no-deps \
     --no-cache-dir --no-compile --requirement /context/install.lock \
  && /opt/venv/bin/python -m pip --quiet uninstall --yes pip setuptools \
+ && /opt/venv/bin/python -I /context/patching.py /context/patches \
  && (/opt/venv/bin/python -m compileall -qq -j 0 --invalidation-mode unchecked-hash /opt/venv/lib \
      || echo "files written for a newer Python stay uncompiled")
 

@@ -117,7 +117,7 @@ def _open(run: Path, made: plan.Plan) -> record.RunLog:
         "schemaVersion": 1, "host": {}, "chip": {"id": "synthetic"},
         "kit": {"version": "0.1.0", "worker": {"sha256": "1" * 64}, "tree": {"sha256": "2" * 64}},
         "isolation": {"kind": "environment", "reason": "synthetic events: nothing was measured"}, "image": None,
-        "lock": {"file": "images/cpu/requirements.lock", "sha256": "3" * 64, "built": {}}, "grants": {}, "packages": None,
+        "lock": {"file": "images/cpu/requirements.lock", "sha256": "3" * 64, "built": {}}, "patches": [], "grants": {}, "packages": None,
     }  # fmt: skip
     (evidence / "environment.json").write_bytes(canonical(environment) + b"\n")
     own = runkey.obtain(run, KEY, made.sha256(), None)

@@ -7,6 +7,7 @@ result to the engine, which reports the digest that buildah made.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -19,6 +20,7 @@ from kit.wheelhouse import exclusive
 
 CHOICE = "CHIPASSAY_BUILDER"
 BUILDERS = ("engine", "buildah")
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # the engine paints what a step writes to stderr
 
 
 def chosen() -> str:
@@ -44,10 +46,10 @@ def by_engine(client: Any, context: str, under: str, tag: str, platform: str, la
             forcerm=True,
             decode=True,
         ):
-            said += [line for line in str(part.get("stream", "")).splitlines() if line.strip()]
+            said += [line for line in COLOUR.sub("", str(part.get("stream", ""))).splitlines() if line.strip()]
             if "error" in part:
                 why = next((line for line in reversed(said) if "ERROR" in line or "Error" in line), str(part["error"])[-300:])
-                raise KitError("image cannot be built", where=tag, why=why, next_step="mend Dockerfile or lock", exit_code=ENVIRONMENT)
+                raise KitError("image cannot be built", where=tag, why=why, next_step="mend what it names", exit_code=ENVIRONMENT)
         client.images.prune(filters={"dangling": True, "label": "chipassay.stage=build"})
     except engine.FAULTS as error:
         raise engine.failed("image cannot be built", error) from error
@@ -92,8 +94,9 @@ def _buildah(arguments: list[str]) -> str:
     places = ["--root", str(folder / "root"), "--runroot", str(folder / "run"), "--storage-driver", "overlay"]
     done = subprocess.run([program, *places, *arguments], check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode:
-        lines = [line for line in (done.stderr + done.stdout).splitlines() if "rror" in line] or ["no message"]
-        raise KitError(f"buildah {arguments[0]} failed", why=lines[-1][-300:], exit_code=ENVIRONMENT)
+        lines = [line for line in (done.stderr + done.stdout).splitlines() if "error" in line.lower()] or ["no message"]
+        own = [line for line in lines if line.startswith("ERROR: ")] or lines  # what a step of the build said, before buildah's own words
+        raise KitError(f"buildah {arguments[0]} failed", why=own[-1][-300:], exit_code=ENVIRONMENT)
     return done.stdout.strip()
 
 

@@ -7,6 +7,7 @@ import importlib.metadata
 import platform
 import shutil
 import sys
+import sysconfig
 import venv
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit import lock, recipe, wheelhouse
+from kit import lock, patches, recipe, wheelhouse
 from kit.chip import Chip
 from kit.errors import ENVIRONMENT, KitError
 from kit.files import cache_folder, sha256_file, write_atomic
@@ -28,6 +29,7 @@ class Environment:
 
     python: Path
     lock: dict[str, Any]
+    patches: list[dict[str, Any]]
 
 
 def python_path(chip: Chip) -> Path:
@@ -51,8 +53,9 @@ def prepare(chip: Chip, say: Say) -> Environment:
             say(f"making an isolated environment from {house.lock_file}")
             shutil.rmtree(folder, ignore_errors=True)
             _make(folder, house)
+            patches.apply(made.patches, _packages(folder))
             write_atomic(marker, house.lock_sha256.encode())
-    return Environment(folder / "bin/python", house.sealed())
+    return Environment(folder / "bin/python", house.sealed(), patches.sealed(made.patches))
 
 
 def _check_host(made: recipe.Recipe) -> None:
@@ -86,6 +89,11 @@ def _make(folder: Path, house: wheelhouse.Wheelhouse) -> None:
             str(house.folder / "install.lock"),
         ]
     )
+
+
+def _packages(folder: Path) -> Path:
+    """Where the packages of an environment are."""
+    return Path(sysconfig.get_path("purelib", "venv", {"base": str(folder), "platbase": str(folder)}))
 
 
 def compare(chip: Chip) -> dict[str, Any]:

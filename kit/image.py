@@ -20,7 +20,7 @@ from typing import Any
 
 from docker.errors import ImageNotFound
 
-from kit import base, builder, chip, engine, recipe, sbom, wheelhouse
+from kit import base, builder, chip, engine, patches, patching, recipe, sbom, wheelhouse
 from kit.errors import ENVIRONMENT, FAILED, KitError
 from kit.files import cache_folder, sha256_file, write_atomic
 from verify.data import root
@@ -47,6 +47,7 @@ class ImageIdentity:
             "platform": self.platform,
             "base": self.record["base"],
             "sbom": self.record.get("sbom"),
+            "patches": self.record["patches"],
         }
 
 
@@ -94,7 +95,7 @@ def _read_record(product: chip.Chip) -> dict[str, Any] | None:
         record = json.loads(_record_path(product).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return record if isinstance(record, dict) and {"recipe", "config", "base", "lock"} <= record.keys() else None
+    return record if isinstance(record, dict) and {"recipe", "config", "base", "lock", "patches"} <= record.keys() else None
 
 
 def _check_name(product: chip.Chip, client: Any, recorded: str) -> None:
@@ -147,22 +148,27 @@ def build(product: chip.Chip, say: Say) -> ImageIdentity:
     say(f"building {reference(product)} (no network)")
     labels = {"chipassay.recipe": made.sha256(), "chipassay.lock": house.lock_sha256, "chipassay.base": under.digest}
     with tempfile.TemporaryDirectory(prefix="chipassay-", dir=house.folder) as context:
-        _context(Path(context), house)
+        _context(Path(context), house, made)
         _run_build(client, context, under, made, reference(product), labels)
     attributes = _attributes(client, reference(product))
     if attributes is None or attributes["Config"]["Labels"].get("chipassay.recipe") != made.sha256():
         raise KitError("engine built something else", where=reference(product), exit_code=ENVIRONMENT)
     record = {"recipe": made.sha256(), "config": attributes["Id"], "base": under.sealed(), "lock": house.sealed()}
+    record["patches"] = patches.sealed(made.patches)
     record["sbom"] = _list_contents(product, client, attributes["Id"])
     _write_record(product, record)
     return _identity(product, attributes, record)
 
 
-def _context(folder: Path, house: wheelhouse.Wheelhouse) -> None:
-    """The build context: the Dockerfile, the install lock and the wheels (hard links)."""
+def _context(folder: Path, house: wheelhouse.Wheelhouse, made: recipe.Recipe) -> None:
+    """The build context: the Dockerfile, the install lock, the wheels (hard links), the patches and what applies them."""
     shutil.copy(root() / recipe.DOCKERFILE, folder / recipe.DOCKERFILE)
     shutil.copy(house.folder / "install.lock", folder / "install.lock")
     shutil.copytree(house.folder / "wheels", folder / "wheels", copy_function=os.link)
+    shutil.copy(patching.__file__, folder / "patching.py")
+    (folder / patches.FOLDER).mkdir()
+    for patch in made.patches:
+        (folder / patches.FOLDER / patch.name).write_bytes(patch.data)
 
 
 def _run_build(client: Any, context: str, under: base.Base, made: recipe.Recipe, tag: str, labels: dict[str, str]) -> None:
@@ -291,7 +297,8 @@ def _do_import(product: chip.Chip, path: Path | None) -> str:
         ) from error
     if digest != found:
         raise KitError("export was changed", where=str(source), why=f"record says {digest}, file is {found}", exit_code=FAILED)
-    if record.get("recipe") != recipe.load(product).sha256():
+    made = recipe.load(product)
+    if record.get("recipe") != made.sha256() or record.get("patches") != patches.sealed(made.patches):
         raise KitError(
             "export is of another recipe", where=str(source), next_step="check out the version that exported it", exit_code=FAILED
         )

@@ -73,6 +73,7 @@ def document(product: Chip, isolation: Isolation, made: archive.Archive, *, anon
         "isolation": {"kind": isolation.kind, "reason": isolation.reason},
         "image": isolation.image,
         "lock": isolation.lock,
+        "patches": isolation.image["patches"] if isolation.image else isolation.patches,
         "grants": isolation.grants,
         "packages": isolation.packages,
         "inventory": take(product, isolation.grants.get("mounts", []), hide),

@@ -43,6 +43,7 @@ class Isolation:
     grants: dict[str, Any] = field(default_factory=dict)
     packages: dict[str, Any] | None = None
     cards: tuple[int, ...] = ()
+    patches: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Runner(Protocol):

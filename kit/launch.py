@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit import archive, base, container, engine, environments, grants, host, image, launchers, recipe, weights
+from kit import archive, base, container, engine, environments, grants, host, image, launchers, patches, recipe, weights
 from kit.chip import Chip
 from kit.errors import ENVIRONMENT, FAILED, KitError
 from kit.job import Isolation, Job, Outcome, Runner
@@ -105,6 +105,8 @@ def choose(wanted: str, plan: Plan, chip: Chip, chosen: Sequence[host.Card], say
     `auto` falls back from a container to the locked environment only where no engine answers or no base can be had, and
     only for plans that do not require a container (design.md section 6).
     """
+    if recipe.exists(chip):
+        patches.check(recipe.load(chip).patches, plan.allowed_patches, plan.name)
     if wanted == "none":
         return _bare(plan, chip, chosen)
     if wanted == "environment":
@@ -134,13 +136,16 @@ def _check_base(plan: Plan, chip: Chip, identity: image.ImageIdentity) -> None:
 def _locked(chip: Chip, chosen: Sequence[host.Card], reason: str, say: Say) -> Runner:
     say("the run uses an isolated environment made from the hash-pinned lock; the seal and every report say so")
     made = environments.prepare(chip, say)
-    isolation = Isolation("environment", reason=reason, lock=made.lock, cards=_numbers(chosen))
+    isolation = Isolation("environment", reason=reason, lock=made.lock, cards=_numbers(chosen), patches=made.patches)
     return ProcessRunner(made.python, isolation, _variables(chip, chosen))
 
 
 def _bare(plan: Plan, chip: Chip, chosen: Sequence[host.Card]) -> Runner:
     if plan.official or plan.container_required:
         raise KitError("plan needs a container", where=f"plan {plan.name}", next_step="leave out --isolation none")
+    if recipe.exists(chip) and recipe.load(chip).patches:
+        why = "patches go into images and environments that the kit makes"
+        raise KitError("chip has source patches", where=chip.id, why=why, next_step="leave out --isolation none")
     reason = "asked for with --isolation none"
     isolation = Isolation("none", reason=reason, packages=environments.compare(chip), cards=_numbers(chosen))
     return ProcessRunner(Path(sys.executable), isolation, _variables(chip, chosen))

@@ -2,7 +2,7 @@
 
 A plan file is checked against its schema, its matrices are expanded, each case is checked against its suite's schema,
 and the whole becomes canonical JSON: that is what a run seals. No value is filled in by code but `section`, which the
-suite decides.
+suite decides, and `allowed_patches`, which is empty where the file is silent.
 """
 
 from __future__ import annotations
@@ -44,6 +44,11 @@ class Plan:
     @property
     def official(self) -> bool:
         return bool(self.document["official"])
+
+    @property
+    def allowed_patches(self) -> list[str]:
+        """Globs of paths below site-packages that a vendor's patches may touch."""
+        return list(self.document["allowed_patches"])
 
     @property
     def container_required(self) -> bool:
@@ -105,7 +110,7 @@ def resolve(source: dict[str, Any], where: str) -> Plan:
         check(case, f"cases/{case['suite']}", f"{where}: case {case['id']}")
         _check_layout(case, where)
     _check_unique([str(case["id"]) for case in cases], where)
-    document = {key: value for key, value in source.items() if key != "case"} | {"cases": cases}
+    document = {"allowed_patches": []} | {key: value for key, value in source.items() if key != "case"} | {"cases": cases}
     return Plan(document)
 
 

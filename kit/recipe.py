@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kit import patches, patching
 from kit.chip import Chip, read_toml
 from kit.errors import KitError
 from kit.wheelhouse import Target
@@ -47,10 +48,16 @@ class Recipe:
         """`registry` and `debian`, either or both."""
         return dict(self.document["base"])
 
+    @property
+    def patches(self) -> tuple[patches.Patch, ...]:
+        """The vendor's source patches, in the order in which they are applied."""
+        return patches.of(self.folder)
+
     def inputs(self) -> list[Path]:
         """Every file that decides what the image holds."""
         locks = [*self.locks, *([self.folder / self.base["debian"]["lock"]] if "debian" in self.base else [])]
-        return [root() / DOCKERFILE, self.folder / "image.toml", *locks]
+        patched = [self.folder / patches.FOLDER / patch.name for patch in self.patches]
+        return [root() / DOCKERFILE, self.folder / "image.toml", *locks, *([Path(patching.__file__), *patched] if patched else [])]
 
     def sha256(self) -> str:
         """SHA-256 over `<hex>  <name>` lines of the inputs: two equal recipes ask for the same image."""

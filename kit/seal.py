@@ -76,6 +76,7 @@ def _predicate(log: RunLog, plan: Plan, states: list[dict[str, Any]], claims: li
         "isolation": environment["isolation"],
         "image": environment["image"],
         "lock": environment["lock"],
+        "patches": environment["patches"],
         "log": {"origin": log.origin, "size": log.size, "root": log.root_base64()},
         "cases": [{"id": case["id"], "state": case["state"]} for case in states],
         "claims": claims,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from verify import chain, challenge, complete, cosign, envelope, heartbeat, policy, runkey, runlog, statement, statements, tree
+from verify import chain, challenge, complete, cosign, envelope, heartbeat, patches, policy, runkey, runlog, statement, statements, tree
 from verify.files import Evidence
 from verify.findings import Finding, Refused, Unchecked, error, warning
 from verify.plausibility import seen
@@ -249,6 +249,10 @@ def _complete(state: _Replay) -> None:
     environment = state.environment = state.attempt(lambda: document(state.evidence, "environment.json", "environment"))
     if state.run_keys:
         state.add(runkey.faults(state.run_keys, state.said, environment, state.log))
+    if environment:
+        state.add(patches.stated(environment, state.said))
+    if plan and environment:
+        state.add(patches.permitted(plan, environment))
     if plan and state.said and environment:
         state.add(statement.against_environment(state.said, plan["name"], state.evidence.read("plan.json"), environment))
     if states:

@@ -134,7 +134,7 @@ class Bench:
             "schemaVersion": 1, "host": {}, "chip": {"id": "cpu"},
             "kit": {"version": "0.1.0", "worker": {"sha256": "1" * 64}, "tree": {"sha256": "2" * 64}},
             "isolation": {"kind": "environment", "reason": "tests"}, "image": None,
-            "lock": {"file": "images/cpu/requirements.lock", "sha256": "3" * 64, "built": {}}, "grants": {}, "packages": None,
+            "lock": {"file": "images/cpu/requirements.lock", "sha256": "3" * 64, "built": {}}, "patches": [], "grants": {}, "packages": None,
         }  # fmt: skip
         self.states = {PRETRAIN: ("done", None), TEXT: ("done", None)}
         self.raw: dict[str, bytes] = {}

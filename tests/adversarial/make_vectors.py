@@ -94,6 +94,7 @@ VECTORS = (
     Vector(29, "log.checkpoint_missing", "a checkpoint removed", {"shell": LAST_ONLY}),
     Vector(30, "log.time", "time goes back", {"shell": "the shell builds no Merkle tree"}),
     Vector(31, "statement.environment", "a container claimed", BOTH),
+    Vector(31, "patches.allowed", "a patch under a plan that allows none", BOTH),
     Vector(33, "pretrain.cards", "two ranks on one card", BOTH),
     Vector(34, "specifications.product", "TF32 for FP32", BOTH),
     Vector(37, "file.size", "an envelope of 33 MiB"),

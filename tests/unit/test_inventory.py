@@ -35,7 +35,7 @@ def validated(made: dict[str, object]) -> None:
     schema = json.loads((ROOT / "manifests/schemas/environment.schema.json").read_text(encoding="utf-8"))
     empty = dict.fromkeys(schema["required"])
     hexes = {"sha256": "0" * 64}
-    document = empty | {"schemaVersion": 1, "host": {}, "chip": {"id": "fake"}, "inventory": made}
+    document = empty | {"schemaVersion": 1, "host": {}, "chip": {"id": "fake"}, "patches": [], "inventory": made}
     document |= {"kit": {"version": "1", "worker": hexes, "tree": hexes}, "isolation": {"kind": "none", "reason": None}}
     check(document, "environment", "environment.json")
 
