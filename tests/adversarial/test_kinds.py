@@ -67,6 +67,14 @@ def test_every_vector_is_made_and_every_made_vector_is_kept() -> None:
     assert len({case.folder for case in make_kinds.CASES}) == len(make_kinds.CASES)
 
 
+def test_what_the_table_says_of_vectors_is_run() -> None:
+    """Entries of the table that name the vectors' test are each a vector, which is run above and never answers 0."""
+    run = {(said(vector)["row"], said(vector)["attack"].replace("_", " ")): said(vector)["verify"]["rule"] for vector in RUNS}
+    named = {(held.row, held.name): held.rule for held in tables.read() if held.test.startswith("test_vectors.py::test_verify_refuses")}
+    assert named
+    assert named.items() <= run.items()
+
+
 @pytest.mark.parametrize("row", ROW_LIST, ids=lambda row: f"{row['number']} {row['name']}")
 def test_a_row_has_a_vector_or_says_why_it_has_no_file(row: dict[str, Any]) -> None:
     """A row that no file can show names why, and the test that shows it instead."""

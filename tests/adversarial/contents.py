@@ -1,0 +1,60 @@
+"""Attacks on what the worker recorded: the vendor seals false events of a case with the true key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.adversarial.attacks import add, attack
+from tests.adversarial.builder import PRETRAIN, TEXT, Bench
+
+# --- events ----------------------------------------------------------------------------------------------------------
+
+
+def events(bench: Bench, case: str = PRETRAIN, name: str = "events-00000.jsonl") -> list[dict[str, Any]]:
+    return bench.events[case][name]
+
+
+add("events.start", "sealed", "another case's events", lambda b: events(b)[0].update(case="other"))
+add("events.start", "sealed", "another world size", lambda b: events(b)[0].update(world_size=4))
+add("events.end", "sealed", "no end", lambda b: events(b).pop())
+add("events.end", "sealed", "a failure counted", lambda b: events(b)[-1].update(state="failed", reason="x"))
+add("events.time", "sealed", "time goes back", lambda b: events(b)[-1].update(t=1))
+add("events.schema", "sealed", "an unknown kind", lambda b: b.step(1).update(e="leap"))
+add("events.schema", "sealed", "a float for a time", lambda b: b.step(1).update(begin_ns=1.5))
+add("events.schema", "sealed", "an unknown field", lambda b: b.step(1).update(bonus=1))
+add("events.ranks", "sealed", "a rank's events missing", lambda b: b.events[PRETRAIN].pop("events-rank0001-00000.jsonl"))
+add("events.segments", "sealed", "a segment missing", lambda b: b.events[PRETRAIN].update({"events-00002.jsonl": events(b)[-1:]}))
+
+# --- pre-training ----------------------------------------------------------------------------------------------------
+add(
+    "pretrain.cards",
+    "sealed",
+    "two ranks on one card",
+    lambda b: (b.plan.document["cases"][0].update(cards=1), b.handed[PRETRAIN]["case"].update(cards=1)),
+)
+add("pretrain.facts", "sealed", "other data on one rank", lambda b: b.kind("data", PRETRAIN)[0].update(sha256="1" * 64))
+add("pretrain.facts", "sealed", "another precision", lambda b: b.kind("model", PRETRAIN)[0].update(dtype="float16"))
+add("pretrain.steps", "sealed", "a slow step left out", lambda b: events(b).remove(b.step(2)), "pretrain.tokens")
+add("pretrain.steps", "sealed", "warm-up after the start", lambda b: b.step(1).update(phase="warmup"))
+add("pretrain.time", "sealed", "steps that overlap", lambda b: b.step(2).update(begin_ns=b.step(1)["begin_ns"]))
+add("pretrain.tokens", "sealed", "more tokens than the batch", lambda b: b.step(1).update(tokens=64))
+add("pretrain.tokens", "sealed", "more real tokens than slots", lambda b: b.step(1).update(real_tokens=33))
+add("pretrain.loss", "sealed", "a mean that is none", lambda b: b.step(1).update(loss_dp_mean=1.0))
+add("pretrain.loss", "sealed", "a negative loss", lambda b: (b.step(1).update(loss=-1.0, loss_dp_mean=1.0),))
+
+# --- text generation -------------------------------------------------------------------------------------------------
+add("text_generation.facts", "sealed", "the model twice", lambda b: events(b, TEXT).insert(3, dict(b.kind("model")[0])))
+add("text_generation.loads", "sealed", "a slow load left out", lambda b: events(b, TEXT).remove(b.kind("load")[1]))
+add("text_generation.rounds", "sealed", "a round called warm-up", lambda b: b.kind("round_start")[1].update(phase="warmup"))
+add("text_generation.requests", "sealed", "a request of another round", lambda b: b.kind("submit")[2].update(round=0))
+add("text_generation.prompt", "sealed", "a shorter prompt", lambda b: b.kind("submit")[3].update(prompt_tokens=4))
+add("text_generation.output", "sealed", "a token too many", lambda b: b.kind("tokens")[-1].update(ids=[1, 2]))
+add("text_generation.output", "sealed", "a token outside the vocabulary", lambda b: b.kind("tokens")[-1].update(ids=[256]))
+add("text_generation.finish", "sealed", "a request that broke off", lambda b: b.kind("finish")[-1].update(reason="error"))
+
+
+@attack("text_generation.window", "sealed")
+def all_in_no_time(bench: Bench) -> None:
+    begin = bench.kind("round_start")[1]["t"]
+    for event in events(bench, TEXT):
+        event["t"] = min(event["t"], begin)
