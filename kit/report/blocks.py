@@ -61,7 +61,17 @@ class Figure:
     values: Table | None = None
 
 
-Block = Heading | Text | Items | Table | Figure
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A small PNG picture that a case kept, with title and text alternative."""
+
+    anchor: str
+    title: str
+    alt: str
+    png: bytes
+
+
+Block = Heading | Text | Items | Table | Figure | Picture
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from kit.report import figures
+from kit.report import figures, pictures
 from kit.report.blocks import Block, Column, Heading, Items, Page, Table, Text
 from kit.report.markdown import blocks as markdown
 from kit.report.source import Source
@@ -215,6 +215,7 @@ def _inference(source: Source, words: Words) -> Iterator[Block]:
         yield figure
     yield heading(words, "text_to_image", 3)
     yield from _scored(source, words, "text_to_image")
+    yield from pictures.blocks(source.pictures, words)
 
 
 def _scored(source: Source, words: Words, name: str) -> Iterator[Block]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kit.errors import ENVIRONMENT, KitError
-from kit.report.blocks import Block, Figure, Heading, Items, Page, Table, Text
+from kit.report.blocks import Block, Figure, Heading, Items, Page, Picture, Table, Text
 from kit.report.html import visible
 from kit.report.source import Source
 
@@ -94,6 +94,9 @@ def _add(part: Any, block: Block) -> None:
             part.add_paragraph(visible(f"{block.title}: {block.alt}"))
             if block.values:
                 _table(part, block.values)
+        case Picture():
+            part.add_paragraph().add_run().add_picture(io.BytesIO(block.png))
+            part.add_paragraph(visible(f"{block.title}: {block.alt}"))
         case Table():
             _table(part, block)
 

@@ -8,7 +8,7 @@ import itertools
 from functools import cache
 from pathlib import Path
 
-from kit.report.blocks import Block, Column, Figure, Heading, Items, Page, Table, Text
+from kit.report.blocks import Block, Column, Figure, Heading, Items, Page, Picture, Table, Text
 
 ASSETS = Path(__file__).parent / "assets"
 ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"})
@@ -83,6 +83,10 @@ def _block(block: Block, labels: dict[str, str]) -> str:
             return "<ul>" + "".join(f'<li dir="auto">{safe(line)}</li>' for line in block.lines) + "</ul>"
         case Figure():
             return _figure(block, labels)
+        case Picture():
+            data = base64.b64encode(block.png).decode()
+            caption = f"<figcaption><strong>{safe(block.title)}</strong> {safe(block.alt)}</figcaption>"
+            return f'<figure id="{safe(block.anchor)}"><img src="data:image/png;base64,{data}" alt="{safe(block.alt)}">{caption}</figure>'
         case Table():
             return _table(block, labels)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kit.errors import ENVIRONMENT, KitError
-from kit.report.blocks import Block, Figure, Heading, Items, Page, Table, Text
+from kit.report.blocks import Block, Figure, Heading, Items, Page, Picture, Table, Text
 from kit.report.html import asset, visible
 
 CHINESE_FONTS = ("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Zen Hei")
@@ -37,6 +37,9 @@ def render(page: Page) -> bytes:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "data.json").write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
+        for block in page.blocks:
+            if isinstance(block, Picture):
+                (folder / f"{block.anchor}.png").write_bytes(block.png)
         (folder / "report.typ").write_text(asset("report.typ"), encoding="utf-8")
         try:
             return bytes(typst.compile(str(folder / "report.typ"), root=str(folder), font_paths=fonts))
@@ -65,6 +68,8 @@ def _block(block: Block) -> list[dict[str, Any]]:
             style = f"<style>{asset('print.css')}</style>"
             svg = visible(block.svg).replace("</svg>", "") + "</svg>"
             return [{"kind": "figure", "title": visible(block.title), "alt": visible(block.alt), "svg": svg.replace(">", ">" + style, 1)}]
+        case Picture():
+            return [{"kind": "picture", "title": visible(block.title), "alt": visible(block.alt), "file": f"{block.anchor}.png"}]
         case Table():
             return [_table(block)]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kit.errors import KitError
+from kit.report import pictures
 from kit.schema import check
 from verify.data import root
 from verify.findings import Unchecked
@@ -20,7 +21,7 @@ MAX_INTRODUCTION_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One result, its environment (empty where it does not lie beside it), the chip's introduction (Markdown), and its audit.
+    """One result, its environment (empty where it does not lie beside it), the chip's introduction (Markdown), its audit, its pictures.
 
     The audit is what `python -m verify audit RUN AUDIT --json FILE` wrote; empty where none was given. A baseline pack of
     its own stands in a comparison as a column: then `pack` is set and the result holds nothing but its name.
@@ -31,6 +32,7 @@ class Source:
     introduction: str = ""
     audit: dict[str, Any] = field(default_factory=dict)
     pack: baseline.Baseline | None = None
+    pictures: tuple[pictures.Kept, ...] = ()
 
     @property
     def name(self) -> str:
@@ -56,7 +58,8 @@ def read(path: Path) -> Source:
     found = _json(environment, "environment") if environment.is_file() else {}
     if found:
         check(found, "environment", str(environment))
-    return Source(document, found)
+    whole = path.is_dir() and document["verdict"] != "refused"
+    return Source(document, found, pictures=pictures.read(path, document) if whole else ())
 
 
 def with_papers(source: Source, introduction: Path | None, audit: Path | None) -> Source:
