@@ -20,9 +20,9 @@ RUN = "report-0.2.1-synthetic-20261124T000000Z-abcdef"
 EXTRA = {"loss_variance": "nat^2", "tgs_trimmed": "tokens/(s*card)", "tgs_real": "tokens/(s*card)"}
 
 
-def fields(select: dict[str, Any], suite: str, name: str, cards: int) -> dict[str, Any]:
-    """Fields of a case that fits a selector."""
-    made: dict[str, Any] = {"id": name, "suite": suite, "cards": cards}
+def fields(table: profile.Table, select: dict[str, Any], suite: str, name: str, cards: int) -> dict[str, Any]:
+    """Fields of a case that fits a selector of a table."""
+    made: dict[str, Any] = {"id": name, "suite": suite, "cards": cards} | table.least
     for path, value in select.items():
         place = made
         *outer, last = path.split(".")
@@ -57,7 +57,9 @@ def measured(table: profile.Table, row: profile.Row, metric: str, unit: str) -> 
 def column(table: profile.Table, row: profile.Row, part: profile.Part) -> CaseResult:
     """A case that is done and fits a column with a case of its own."""
     value = Metric(measured(table, row, part.metric, part.unit), part.unit, "synthetic")
-    made = fields(row.select | part.select, row.select["suite"], f"{table.id}-{row.id}-{part.id}", row.cards or row.label.get("cards", 8))
+    made = fields(
+        table, row.select | part.select, row.select["suite"], f"{table.id}-{row.id}-{part.id}", row.cards or row.label.get("cards", 8)
+    )
     return CaseResult(
         made["id"], made["suite"], "done", table.section, table.part, {part.of: value}, fields=made, facts={"weights": "file"}
     )
@@ -92,7 +94,7 @@ def case(table: profile.Table, row: profile.Row) -> CaseResult:
         }
     section = {"base": None}.get(table.section, table.section)
     return CaseResult(name, suite, "done", section, table.part if section else None, values,
-                      fields=fields(row.select, suite, name, row.cards or row.label.get("cards", 8)), facts={"weights": "file"}, series=series)  # fmt: skip
+                      fields=fields(table, row.select, suite, name, row.cards or row.label.get("cards", 8)), facts={"weights": "file"}, series=series)  # fmt: skip
 
 
 def cases(chosen: profile.Profile) -> list[CaseResult]:

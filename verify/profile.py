@@ -67,6 +67,47 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Where:
+    """Where a fact is measured: the case of the plan with these values that has `same` fields in common; empty: the row's own."""
+
+    select: dict[str, Any] = field(default_factory=dict)
+    same: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What a case with the values `when` must fulfil, or its row is 0 (ruling 10): a metric from `low` to `high`, fields declared."""
+
+    id: str
+    ruling: int
+    provenance: str
+    when: dict[str, Any]
+    metric: str
+    unit: str
+    low: Fraction
+    high: Fraction
+    declared: tuple[str, ...]
+    where: Where
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What must be alike for a row to be comparable (ruling 25): a metric within a relative `tolerance` of the baseline's.
+
+    It is asked of cases whose fields are at least those of `least` (of more than one node).
+    """
+
+    id: str
+    ruling: int
+    provenance: str
+    least: dict[str, int]
+    metric: str
+    unit: str
+    tolerance: Fraction
+    where: Where
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """One table of the report; `total` is `weighted`, `mean` or `none`."""
 
@@ -85,6 +126,11 @@ class Table:
     tiers: dict[str, Any] | None = None
     needs: dict[str, str] = field(default_factory=dict)
     without: tuple[str, ...] = ()
+    gates: tuple[Gate, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+    alike: tuple[str, ...] = ()
+    least: dict[str, int] = field(default_factory=dict)
+    awaits: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +223,28 @@ def _table(document: dict[str, Any]) -> Table:
         tiers=document.get("tiers"),
         needs=document.get("needs", {}),
         without=tuple(document.get("without", ())),
+        gates=tuple(_gate(gate) for gate in document.get("gate", ())),
+        conditions=tuple(_condition(condition) for condition in document.get("condition", ())),
+        alike=tuple(document.get("alike", ())),
+        least=document.get("least", {}),
+        awaits=document.get("awaits"),
     )
+
+
+def _where(document: dict[str, Any]) -> Where:
+    found = document.get("where", {})
+    return Where(found.get("select", {}), tuple(found.get("same", ())))
+
+
+def _gate(document: dict[str, Any]) -> Gate:
+    plain = {key: document[key] for key in ("id", "ruling", "provenance", "when", "metric", "unit")}
+    low, high = Fraction(document["low"]), Fraction(document["high"])
+    return Gate(**plain, low=low, high=high, declared=tuple(document.get("declared", ())), where=_where(document))
+
+
+def _condition(document: dict[str, Any]) -> Condition:
+    plain = {key: document[key] for key in ("id", "ruling", "provenance", "least", "metric", "unit")}
+    return Condition(**plain, tolerance=Fraction(document["tolerance"]), where=_where(document))
 
 
 def _part(document: dict[str, Any]) -> Part:

@@ -22,6 +22,13 @@ DOUBTS = {
     "no_group_in_tier": "no group is fast enough for the tier",
     "no_baseline": "nothing public to compare with",
     "needs_weights_file": "needs the frozen weights, ran with random ones",
+    "awaits_suite": "no suite measures this yet",
+    "gate_failed": "does not pass the gate of its table",
+    "gate_missing": "what the gate of its table asks for was not measured",
+    "gate_undeclared": "the plan does not declare what the gate of its table asks for",
+    "fabric_differs": "other bandwidth between nodes than the baseline's: not comparable",
+    "fabric_unknown": "bandwidth between nodes of the baseline is not public",
+    "fabric_not_measured": "bandwidth between nodes was not measured",
 }
 Document = dict[str, Any]
 Rows = Sequence[tuple[str, ...]]

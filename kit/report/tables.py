@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ def state(found: Row, words: Words) -> str:
 def table(scored: Row, words: Words, cards: dict[str, int], part: str | None = None) -> Table:
     """One table; of a table that is split (by input length, by model) the part whose label has this value."""
     rows = [row for row in scored["rows"] if part is None or str(row["label"][scored["split"]]) == part]
-    columns = layout()[scored["id"]] + (["why"] if any(row["reason"] or row["notes"] for row in rows) else [])
+    columns = _columns(scored, rows, words, cards)
     cells = tuple(tuple(_cell(column, row, scored, words, cards) for column in columns) for row in rows)
     return Table(
         anchor=f"table-{scored['id']}" + (f"-{slug(part)}" if part else ""),
@@ -48,6 +48,16 @@ def table(scored: Row, words: Words, cards: dict[str, int], part: str | None = N
         foot=None if scored["total_kind"] == "none" else (words.say("total"), state(scored["total"], words)),
         notes=_notes(scored, words),
     )
+
+
+def _columns(scored: Row, rows: list[Row], words: Words, cards: dict[str, int]) -> list[str]:
+    """Columns of the layout; one that ends in `?` only where a row has a value for it."""
+    there = []
+    for column in layout()[scored["id"]]:
+        name = column.removesuffix("?")
+        if name == column or any(_cell(name, row, scored, words, cards) != words.say("missing") for row in rows):
+            there.append(name)
+    return there + (["why"] if any(row["reason"] or row["notes"] for row in rows) else [])
 
 
 def slug(text: str) -> str:
@@ -65,12 +75,29 @@ def _caption(scored: Row, words: Words, part: str | None) -> str:
 
 
 def _notes(scored: Row, words: Words) -> tuple[str, ...]:
+    """Share, formula and weights of a table with a total; what its gates and conditions say."""
     if scored["total_kind"] == "none":
-        return ()
+        return tuple(_judged(scored, words))
     weights = sorted({row["provenance"] for row in scored["rows"]} | {part["provenance"] for part in scored["parts"]})
     named = ", ".join(words.say(f"provenance.{name}") for name in weights)
     formula = words.say("formula", formula=scored["formula"], provenance=words.say(f"provenance.{scored['provenance']}"), weights=named)
-    return (words.say("share", **{key: scored["total"][key] for key in ("rows", "counted", "submitted")}), formula)
+    share = words.say("share", **{key: scored["total"][key] for key in ("rows", "counted", "submitted")})
+    return (share, formula, *_judged(scored, words))
+
+
+def _judged(scored: Row, words: Words) -> Iterator[str]:
+    """Gates that rows were put to, and how many rows stand apart from the baseline's conditions."""
+    gates: dict[str, list[Row]] = {}
+    for gate in (gate for row in scored["rows"] for gate in row["gates"]):
+        gates.setdefault(gate["id"], []).append(gate)
+    for name, found in gates.items():
+        passed = sum(gate["state"] == "passed" for gate in found)
+        values = sorted(gate["value"] for gate in found if gate["value"] is not None)
+        shown = f"{number(values[0], '')} ~ {number(values[-1], '')}" if values else words.say("missing")
+        facts = {key: found[0][key] for key in ("ruling", "low", "high")} | {"passed": passed, "count": len(found), "values": shown}
+        yield words.say("gate.passed", name=words.name("gate", name), **facts)
+    if scored["total"]["apart"]:
+        yield words.say("gate.apart", count=scored["total"]["apart"], ruling=scored["conditions"][0]["ruling"])
 
 
 def _column(column: str, scored: Row, words: Words) -> Column:
@@ -78,9 +105,9 @@ def _column(column: str, scored: Row, words: Words) -> Column:
     if kind in {"base", "test", "actual"}:
         own = words.entries["metric_of"].get(scored["id"], {}).get(name)
         return Column(words.say({"base": "baseline"}.get(kind, kind)), own or words.name("metric", name), number=True)
-    if kind == "spread":
+    if kind in {"spread", "distance", "basespread"}:
         own = words.entries["metric_of"].get(scored["id"], {}).get(name)
-        return Column(words.say("column.spread"), own or words.name("metric", name), number=True)
+        return Column(words.say(f"column.{kind}"), own or words.name("metric", name), number=True)
     if kind == "cards":
         return Column(words.say({"base": "baseline"}.get(name, name)), words.say("column.cards"), number=True)
     if kind == "label":
@@ -118,6 +145,16 @@ def _spread(name: str, row: Row, _: Row, words: Words, __: dict[str, int]) -> st
     return f"{spread[0]:.4g} ~ {spread[1]:.4g}" if spread else words.say("missing")
 
 
+def _distance(name: str, row: Row, _: Row, words: Words, __: dict[str, int]) -> str:
+    value = row["values"].get(name, {}).get("distance")
+    return words.say("missing") if value is None else f"{value:+.4g}"
+
+
+def _basespread(name: str, row: Row, _: Row, words: Words, __: dict[str, int]) -> str:
+    spread = row["values"].get(name, {}).get("base_spread")
+    return f"{float(spread['min']):.6g} ~ {float(spread['max']):.6g} ({spread['runs']})" if spread else words.say("missing")
+
+
 def _cards(name: str, row: Row, _: Row, words: Words, cards: dict[str, int]) -> str:
     return number(row["cards"] if name == "base" else cards.get(str(row["case"])), words.say("missing"))
 
@@ -153,6 +190,8 @@ CELLS: dict[str, Callable[[str, Row, Row, Words, dict[str, int]], str]] = {
     "test": _test,
     "actual": _actual,
     "spread": _spread,
+    "distance": _distance,
+    "basespread": _basespread,
     "cards": _cards,
     "label": _label,
     "why": _why,

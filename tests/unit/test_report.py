@@ -113,10 +113,11 @@ def test_layout_names_only_what_profiles_have() -> None:
     for found in document["scoring"]["tables"]:
         if found["reuse"]:
             continue
-        known = set(found["rows"][0]["values"]) | {"perplexity"}
+        known = set(found["rows"][0]["values"]) | {"perplexity"} | {condition["metric"] for condition in found["conditions"]}
+        known |= {f"{part['metric']}_without_spikes" for part in found["parts"] if part["kind"] == "variance"}
         for column in tables.layout()[found["id"]]:
-            kind, _, name = column.partition(".")
-            if kind in {"base", "test", "actual", "spread"}:
+            kind, _, name = column.removesuffix("?").partition(".")
+            if kind in {"base", "test", "actual", "spread", "distance", "basespread"}:
                 assert name in known, column
             if kind == "label":
                 assert name in found["rows"][0]["label"], column
@@ -142,7 +143,7 @@ def shown_numbers(document: dict[str, Any]) -> dict[str, list[list[str]]]:
         for row in table["rows"]:
             wanted = [f"{row['score']:.6g}"] if row["state"] == "scored" else []
             for column in tables.layout()[table["id"]]:
-                kind, _, metric = column.partition(".")
+                kind, _, metric = column.removesuffix("?").partition(".")
                 value = row["values"].get(metric, {}).get(kind) if kind in {"test", "base", "actual"} else None
                 wanted += [str(value) if isinstance(value, int) else f"{value:.6g}"] if value is not None else []
             part = f"-{tables.slug(str(row['label'][table['split']]))}" if table["split"] else ""

@@ -6,8 +6,8 @@ from verify import profile
 from verify.findings import Unchecked
 from verify.result import Result
 from verify.scoring import baseline
+from verify.scoring.cases import Case
 from verify.scoring.engine import Scoring, run
-from verify.scoring.rows import Case
 
 __all__ = ["attach", "score"]
 

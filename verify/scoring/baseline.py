@@ -55,6 +55,14 @@ class Baseline:
         """Values over steps for a row of the report, from step 0; empty where nothing is public."""
         return self.curves.get(f"{table}/{row}/{series}", ())
 
+    def spikes(self, table: str, row: str, series: str) -> tuple[int, ...]:
+        """Steps at which this curve spikes, as the pack says."""
+        curves = self.document.get("curves", ())
+        return next(
+            (tuple(curve.get("spikes", ())) for curve in curves if (curve["table"], curve["row"], curve["series"]) == (table, row, series)),
+            (),
+        )
+
     def case(self, workload: str, metric: str) -> Cell | None:
         """The cell of a case that did the same work."""
         return self._filled(f"case/{workload}/{metric}")

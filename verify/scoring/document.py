@@ -6,10 +6,10 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
-from verify.profile import Part, Profile
+from verify.profile import Condition, Part, Profile
 from verify.scoring.baseline import Baseline
 from verify.scoring.engine import Scoring, unofficial
-from verify.scoring.rows import RowResult, Scored, TableResult, Total, Value
+from verify.scoring.rows import Judged, RowResult, Scored, TableResult, Total, Value
 
 Number = Callable[[Fraction], int | float]
 
@@ -58,6 +58,8 @@ def _table(result: TableResult, number: Number) -> dict[str, Any]:
         "reuse": table.reuse,
         "tiers_ms": table.tiers["bounds_ms"] if table.tiers else None,
         "membership": table.tiers["membership"] if table.tiers else None,
+        "awaits": table.awaits,
+        "conditions": [_condition(condition, number) for condition in table.conditions],
         "parts": [_part(part, number) for part in table.parts],
         "shown": [{"metric": shown["metric"], "unit": shown["unit"]} for shown in table.shown],
         "rows": [_row(row, number) for row in result.rows],
@@ -68,6 +70,11 @@ def _table(result: TableResult, number: Number) -> dict[str, Any]:
 def _part(part: Part, number: Number) -> dict[str, Any]:
     named = {name: getattr(part, name) for name in ("id", "metric", "unit", "kind", "formula", "provenance", "note")}
     return named | {"weight": number(part.weight)}
+
+
+def _condition(condition: Condition, number: Number) -> dict[str, Any]:
+    named = {name: getattr(condition, name) for name in ("id", "ruling", "metric", "unit", "provenance")}
+    return named | {"tolerance": number(condition.tolerance)}
 
 
 def _row(result: RowResult, number: Number) -> dict[str, Any]:
@@ -84,7 +91,14 @@ def _row(result: RowResult, number: Number) -> dict[str, Any]:
         "parts": {name: _scored(part, number) for name, part in result.parts.items()},
         "notes": list(result.notes),
         "curve": _curve(result.curve, number) if result.curve else None,
+        "gates": [_gate(judged, number) for judged in result.gates],
     } | _scored(result.result, number)
+
+
+def _gate(judged: Judged, number: Number) -> dict[str, Any]:
+    gate = judged.gate
+    named = {"id": gate.id, "ruling": gate.ruling, "metric": gate.metric, "unit": gate.unit, "state": judged.state, "case": judged.case}
+    return named | {"value": None if judged.value is None else number(judged.value), "low": number(gate.low), "high": number(gate.high)}
 
 
 def _curve(curve: tuple[tuple[Fraction, ...], tuple[Fraction, ...]], number: Number) -> dict[str, list[int | float]]:
@@ -97,12 +111,15 @@ def _curve(curve: tuple[tuple[Fraction, ...], tuple[Fraction, ...]], number: Num
 
 def _value(value: Value, number: Number) -> dict[str, Any]:
     numbers = {name: getattr(value, name) for name in ("test", "actual", "base")}
+    apart = None if value.test is None or value.base is None else number(value.test - value.base)
     return {name: None if found is None else number(found) for name, found in numbers.items()} | {
         "unit": value.unit,
         "baseline": value.base_key,
         "status": value.base_status,
         "cases": list(value.cases),
         "spread": [number(edge) for edge in value.spread] if value.spread else None,
+        "distance": apart,
+        "base_spread": value.base_spread,
     }
 
 
@@ -115,4 +132,5 @@ def _total(total: Total, number: Number) -> dict[str, Any]:
         "rows": total.rows,
         "counted": total.counted,
         "submitted": total.submitted,
+        "apart": total.apart,
     }

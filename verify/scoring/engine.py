@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 from verify.profile import Part, Profile, Row, Table
-from verify.scoring import formulas, tiers
+from verify.scoring import conditions, formulas, tiers
 from verify.scoring.baseline import Baseline, workload
-from verify.scoring.rows import Case, RowResult, TableResult, Total, pick, score_row, total
+from verify.scoring.cases import Case, declared, pick
+from verify.scoring.rows import RowResult, TableResult, Total, score_row, total
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +55,17 @@ def _table(table: Table, done: dict[str, TableResult], cases: list[Case], base: 
     if table.tiers:
         rows = tiers.score(table, done[table.tiers["from"]], base)
     else:
-        rows = tuple(score_row(table, row, pick(table, row, cases), base, _others(table, row, cases)) for row in table.rows)
+        groups = declared(table, cases)
+        rows = tuple(_row(table, row, groups[row.group], cases, base) for row in table.rows)
     return TableResult(table, rows, total(table, rows))
 
 
-def _others(table: Table, row: Row, cases: list[Case]) -> dict[str, Case | None]:
+def _row(table: Table, row: Row, own: Sequence[Case], cases: Sequence[Case], base: Baseline | None) -> RowResult:
+    found = score_row(table, row, pick(table, row, own), base, _others(table, row, own))
+    return conditions.apply(table, found, cases, base)
+
+
+def _others(table: Table, row: Row, cases: Sequence[Case]) -> dict[str, Case | None]:
     return {part.id: pick(table, row, cases, part.select) for part in table.parts if part.select}
 
 

@@ -6,71 +6,24 @@ submitted (NA) and one that failed (0) count 0 and stay apart (F24, ruling 13).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any
 
-from verify.profile import Part, Row, Table
+from verify.profile import Gate, Part, Row, Table
 from verify.scoring import formulas
 from verify.scoring.baseline import Baseline, Cell
+from verify.scoring.cases import Case, Measured
 
 ZERO = Fraction(0)
-
-
-class Measured(Protocol):
-    """What scoring reads of a metric."""
-
-    @property
-    def value(self) -> Fraction:
-        """Exact value."""
-
-    @property
-    def unit(self) -> str:
-        """Unit of the value."""
-
-    @property
-    def least(self) -> Fraction | None:
-        """Least of what the value is a mean of."""
-
-    @property
-    def most(self) -> Fraction | None:
-        """Most of what the value is a mean of."""
-
-
-class Points(Protocol):
-    """What scoring reads of a series."""
-
-    @property
-    def values(self) -> tuple[Fraction, ...]:
-        """One value a point."""
-
-    @property
-    def every(self) -> int:
-        """Steps a point."""
-
-    @property
-    def head(self) -> tuple[Fraction, ...]:
-        """The first values step by step, where a point is more than one step."""
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """What scoring knows of one case: the plan's fields, its state, its metrics, facts such as `weights`."""
-
-    id: str
-    fields: dict[str, Any]
-    state: str
-    metrics: dict[str, Measured]
-    facts: dict[str, str] = field(default_factory=dict)
-    series: dict[str, Points] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
     """One cell: baseline and test side by side; `actual` is the test before it was scaled to the baseline's cards (F21).
 
-    `spread` is the least and most of what the actual value is a mean of.
+    `spread` is the least and most of what the actual value is a mean of, `base_spread` what a pack tells of its own runs.
     """
 
     metric: str
@@ -82,6 +35,7 @@ class Value:
     base_status: str | None = None
     cases: tuple[str, ...] = ()
     spread: tuple[Fraction, Fraction] | None = None
+    base_spread: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +45,16 @@ class Scored:
     state: str
     score: Fraction | None
     reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a gate says of one row: state `passed`, `failed`, `missing` or `undeclared`, the value, and the case it is from."""
+
+    gate: Gate
+    state: str
+    value: Fraction | None = None
+    case: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +68,19 @@ class RowResult:
     result: Scored
     notes: tuple[str, ...] = ()
     curve: tuple[tuple[Fraction, ...], tuple[Fraction, ...]] | None = None
+    gates: tuple[Judged, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """Total of a table; `counted` of `rows` have a baseline, `submitted` were measured."""
+    """Total of a table; `counted` of `rows` have a baseline, `submitted` were measured, `apart` under another condition."""
 
     state: str
     score: Fraction | None
     rows: int
     counted: int
     submitted: int
+    apart: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,28 +90,6 @@ class TableResult:
     table: Table
     rows: tuple[RowResult, ...]
     total: Total
-
-
-def matches(select: dict[str, Any], fields: dict[str, Any]) -> bool:
-    """Whether a case has every selected value; `a.b` looks into an object, a list of values means any of them."""
-    return bool(select) and all(_fits(fields, path.split("."), wanted) for path, wanted in select.items())
-
-
-def _fits(fields: Any, path: list[str], wanted: Any) -> bool:
-    for name in path:
-        if not isinstance(fields, dict) or name not in fields:
-            return False
-        fields = fields[name]
-    options = wanted if isinstance(wanted, list) else [wanted]
-    return any(type(fields) is type(option) and fields == option for option in options)
-
-
-def pick(table: Table, row: Row, cases: Iterable[Case], more: dict[str, Any] | None = None) -> Case | None:
-    """The first case of the plan that fits, with `more` values too: the sealed plan's order is the declaration of ruling 22."""
-    select = row.select | (more or {})
-    without = [name for name in table.without if name not in select]
-    fitting = (case for case in cases if matches(select, case.fields) and not any(name in case.fields for name in without))
-    return next(fitting, None)
 
 
 def value(
@@ -160,7 +104,7 @@ def value(
         test = formulas.per_baseline_cards(actual, case.fields["cards"], row.cards)
     shown = measured.unit if measured else unit
     cases = (case.id,) if case and measured else ()
-    return Value(metric, shown, test, actual, *_based(cell), cases, _spread(measured))
+    return Value(metric, shown, test, actual, *_based(cell), cases, _spread(measured), cell.spread if cell else None)
 
 
 def _spread(measured: Measured | None) -> tuple[Fraction, Fraction] | None:
@@ -218,7 +162,7 @@ def combine(parts: tuple[Part, ...], scored: dict[str, Scored]) -> Scored:
 def not_there(case: Case | None, table: Table) -> Scored | None:
     """NA or 0 where a row was not measured, else None (F24)."""
     if case is None or case.state == "not_run":
-        return Scored("NA", ZERO, "not_submitted")
+        return Scored("NA", ZERO, "awaits_suite" if case is None and table.awaits else "not_submitted")
     if case.state != "done":
         return Scored("0", ZERO, case.state)
     if not case.metrics:
@@ -238,6 +182,27 @@ def curves(
     theirs = base.curve(table.id, row.id, part.series)[:steps] if base else ()
     ours = () if found is None else (found.values if found.every == 1 else found.head)[:steps]
     return (ours, theirs) if ours and len(ours) == len(theirs) == steps else None
+
+
+def _variances(
+    table: Table,
+    row: Row,
+    part: Part,
+    case: Case,
+    curve: tuple[tuple[Fraction, ...], tuple[Fraction, ...]],
+    base: Baseline | None,
+    cell: Value,
+) -> dict[str, Value]:
+    """F10 where the case does not tell it; beside it, never scored, without the steps at which the baseline's curve spikes (ruling 8)."""
+    found = {}
+    if cell.test is None:
+        variance = formulas.loss_variance(*curve)
+        found[part.metric] = replace(cell, test=variance, actual=variance, cases=(case.id,))
+    if base and (spikes := base.spikes(table.id, row.id, part.series)):
+        test, theirs = ([value for step, value in enumerate(line) if step not in spikes] for line in curve)
+        name, variance = f"{part.metric}_without_spikes", formulas.loss_variance(test, theirs)
+        found[name] = Value(name, part.unit, variance, variance, cases=(case.id,))
+    return found
 
 
 def scoring_parts(parts: tuple[Part, ...], values: dict[str, Value], filled: dict[str, Case | None]) -> tuple[Part, ...]:
@@ -261,9 +226,8 @@ def score_row(table: Table, row: Row, case: Case | None, base: Baseline | None, 
     }
     curve = next((found for part in table.parts if (found := curves(table, row, part, case, base))), None)
     for part in table.parts:
-        if curve and part.series and case and values[part.metric].test is None:
-            variance = formulas.loss_variance(*curve)
-            values[part.metric] = replace(values[part.metric], test=variance, actual=variance, cases=(case.id,))
+        if curve and part.series and case:
+            values |= _variances(table, row, part, case, curve, base, values[part.metric])
     used = scoring_parts(table.parts, values, filled)
     case = filled[used[0].id] if used else case
     missing = not_there(case, table)
@@ -304,14 +268,15 @@ def total(table: Table, rows: tuple[RowResult, ...]) -> Total:
     """Total over rows that could be compared; weights of the others are shared among them in proportion."""
     counted = [row for row in rows if row.result.score is not None]
     submitted = sum(row.result.state not in {"NA"} for row in rows)
+    apart = sum(any(note.endswith("_differs") for note in row.notes) for row in rows)
     if table.total == "none" or not rows:
-        return Total("done" if submitted else "NA", None, len(rows), len(counted), submitted)
+        return Total("done" if submitted else "NA", None, len(rows), len(counted), submitted, apart)
     if not submitted:
         return Total("NA", ZERO if counted else None, len(rows), len(counted), 0)
     if not counted:
-        return Total("no_baseline", None, len(rows), 0, submitted)
+        return Total("no_baseline", None, len(rows), 0, submitted, apart)
     score = TOTALS[table.total](rows, counted)
-    return Total("done" if score else "0", score, len(rows), len(counted), submitted)
+    return Total("done" if score else "0", score, len(rows), len(counted), submitted, apart)
 
 
 def _mean(_: tuple[RowResult, ...], counted: list[RowResult]) -> Fraction:

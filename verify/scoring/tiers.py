@@ -18,16 +18,19 @@ class Group:
 
     latency_ms: Fraction
     throughput: Fraction
-    load_s: Fraction
     cases: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """Groups of one model and input length, for the chip under test or for the baseline; `asked` counts those of the grid."""
+    """Groups of one model and input length, for the chip under test or for the baseline; `asked` counts those of the grid.
+
+    `load_s` is the model's load time: the mean over its cases that measured it, whatever their input length.
+    """
 
     groups: tuple[Group, ...]
     asked: int
+    load_s: Fraction | None
 
 
 def score(table: Table, grid: TableResult, base: Baseline | None) -> tuple[RowResult, ...]:
@@ -38,27 +41,33 @@ def score(table: Table, grid: TableResult, base: Baseline | None) -> tuple[RowRe
     for row in table.rows:
         key = (row.label["model"], row.label["input_tokens"])
         if key not in sides:
-            rows = [entry for entry in grid.rows if (entry.row.group, entry.row.label["input_tokens"]) == key]
-            sides[key] = (_side(table, rows, test=True), _side(table, rows, test=False))
+            model = [entry for entry in grid.rows if entry.row.group == key[0]]
+            sides[key] = (_side(table, model, key[1], test=True), _side(table, model, key[1], test=False))
         results.append(_row(table, row, sides[key], base, _missing(grid, key)))
     return tuple(results)
 
 
-def _side(table: Table, rows: Sequence[RowResult], *, test: bool) -> Side:
+def _side(table: Table, model: Sequence[RowResult], input_tokens: int, *, test: bool) -> Side:
     """A group counts only where every one of its output lengths was measured, so that leaving out slow ones gains nothing."""
     assert table.tiers is not None
-    names = (table.tiers["latency"], table.tiers["throughput"], table.tiers["load"])
+    names = (table.tiers["latency"], table.tiers["throughput"])
     members: dict[int, list[RowResult]] = {}
-    for row in rows:
+    for row in (row for row in model if row.row.label["input_tokens"] == input_tokens):
         members.setdefault(row.row.label["concurrency"], []).append(row)
     groups = []
     for group in members.values():
-        columns = [[_number(row.values[name], test=test) for row in group] for name in names]
-        known = [[number for number in column if number is not None] for column in columns]
-        if all(len(column) == len(group) for column in known):
-            latency, throughput, load = (formulas.mean(column) for column in known)
-            groups.append(Group(latency, throughput, load, tuple(case for row in group for case in row.values[names[1]].cases)))
-    return Side(tuple(groups), len(members))
+        columns = [_numbers(group, name, test=test) for name in names]
+        if all(len(column) == len(group) for column in columns):
+            latency, throughput = (formulas.mean(column) for column in columns)
+            groups.append(Group(latency, throughput, tuple(case for row in group for case in row.values[names[1]].cases)))
+    loads = _numbers(model, table.tiers["load"], test=test) if groups else []
+    return Side(tuple(groups), len(members), formulas.mean(loads) if loads else None)
+
+
+def _numbers(rows: Sequence[RowResult], name: str, *, test: bool) -> list[Fraction]:
+    counts = [row for row in rows if not test or row.result.state != "0"]  # a gate may refuse a case that has numbers
+    found = [_number(row.values[name], test=test) for row in counts]
+    return [number for number in found if number is not None]
 
 
 def _number(value: Value, *, test: bool) -> Fraction | None:
@@ -87,7 +96,7 @@ def _row(table: Table, row: Row, sides: tuple[Side, Side], base: Baseline | None
     index, cumulative = row.label["tier"], table.tiers["membership"] == "cumulative"
     ours, theirs = (_best(side, index, bounds, cumulative=cumulative) for side in sides)
     other, other_base = (_best(side, index, bounds, cumulative=not cumulative) for side in sides)
-    loads = [_load(side) for side in sides]
+    loads = [side.load_s for side in sides]
     shown = "max_throughput_bins" if cumulative else "max_throughput_cumulative"
     unit = "tokens/s"
     values = {
@@ -112,11 +121,6 @@ def _row(table: Table, row: Row, sides: tuple[Side, Side], base: Baseline | None
 
 def _source(group: Group | None, value: Fraction | None) -> str | None:
     return None if group is None or value is None else "text_generation"
-
-
-def _load(side: Side) -> Fraction | None:
-    """Load time of a model: mean over its cases of this input length, since each case loads it anew."""
-    return formulas.mean([group.load_s for group in side.groups]) if side.groups else None
 
 
 def _cell(table: Table, row: Row, base: Baseline | None, metric: str, unit: str, ours: Group | None, theirs: Group | None) -> Value:
