@@ -88,7 +88,7 @@ def _notes(scored: Row, words: Words) -> tuple[str, ...]:
 def _judged(scored: Row, words: Words) -> Iterator[str]:
     """Gates that rows were put to, and how many rows stand apart from the baseline's conditions."""
     gates: dict[str, list[Row]] = {}
-    for gate in (gate for row in scored["rows"] for gate in row["gates"]):
+    for gate in (gate for row in scored["rows"] for gate in row.get("gates", ())):
         gates.setdefault(gate["id"], []).append(gate)
     for name, found in gates.items():
         passed = sum(gate["state"] == "passed" for gate in found)
@@ -96,7 +96,7 @@ def _judged(scored: Row, words: Words) -> Iterator[str]:
         shown = f"{number(values[0], '')} ~ {number(values[-1], '')}" if values else words.say("missing")
         facts = {key: found[0][key] for key in ("ruling", "low", "high")} | {"passed": passed, "count": len(found), "values": shown}
         yield words.say("gate.passed", name=words.name("gate", name), **facts)
-    if scored["total"]["apart"]:
+    if scored["total"].get("apart"):
         yield words.say("gate.apart", count=scored["total"]["apart"], ruling=scored["conditions"][0]["ruling"])
 
 

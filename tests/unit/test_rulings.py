@@ -28,7 +28,7 @@ from verify.scoring.rows import RowResult
 
 LINE = re.compile(r"^\| (\d+) \| [^|]+ \| ([^|]+) \| ([^|]+) \|$", re.MULTILINE)
 NAMED = re.compile(r"`([^`]+)`")
-GBPS = "node_bandwidth_gbps"
+GBPS = "internode_gbps"
 
 
 def lines(page: str = "rulings.md") -> list[tuple[str, str, str]]:
