@@ -17,6 +17,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from kit import plan, record, runkey, seal
 from kit.worker.record import Recorder
+from verify.generation import requests as requests_of
+from verify.metrics.text_generation import kv_bytes_per_token
 from verify.strict import canonical
 
 KEY = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"benchmarks of ChipAssay, worth nothing").digest())
@@ -49,8 +51,10 @@ def source(steps: int, ranks: int, rounds: int) -> dict[str, Any]:
              "dtype": "bfloat16", "seed": 7, "compile": False, "attention": ["MATH"], "data": "shakespeare.txt",
              "time_limit_s": 604800, "model": MODEL | {"sequence_length": 2048}},
             {"id": "synthetic-serving", "suite": "text_generation", "cards": 1, "processes": 1, "engine": "transformers", "concurrency": 16,
-             "input_tokens": 256, "output_tokens": 512, "warmup_rounds": 1, "measured_rounds": rounds,
-             "dtype": "bfloat16", "seed": 7, "loads": 1,
+             "input_tokens": 256, "output_tokens": 512, "warmup_rounds": 1, "measured_rounds": rounds, "generation": "own",
+             "weights": "random", "prompts": "seeded", "quantization": "none", "kv_dtype": "bfloat16", "compile": "none",
+             "dtype": "bfloat16", "seed": 7, "discarded_loads": 1, "measured_loads": 0,
+             "judge": {"prompts": 0, "tokens": 1, "reference": "none"},
              "time_limit_s": 604800, "model": MODEL | {"sequence_length": 1024}},
         ],
     }  # fmt: skip
@@ -83,20 +87,26 @@ def serving(recorder: Recorder, case: Case) -> int:
     rng, count, t = Random(1), 5, 1_000_000
     _start(recorder, case)
     recorder.event("load", t, begin_ns=100, kind="cold")
+    recorder.event(
+        "engine", t, name=case["engine"], version="none", kv_tokens=None, queues=False,
+        needed_tokens=case["concurrency"] * (case["input_tokens"] + case["output_tokens"]), kv_bytes_per_token=kv_bytes_per_token(case),
+    )  # fmt: skip
     for number in range(case["warmup_rounds"] + case["measured_rounds"]):
         requests = [number * case["concurrency"] + index for index in range(case["concurrency"])]
         recorder.event("round_start", t, round=number, phase="warmup" if number < case["warmup_rounds"] else "measured")
         for request in requests:
-            recorder.event("submit", t, request=request, round=number, prompt_tokens=case["input_tokens"])
+            digest = requests_of.digest(requests_of.prompt(case, case["seed"], request))
+            recorder.event("submit", t, request=request, round=number, prompt_tokens=case["input_tokens"], prompt_sha256=digest)
         for _ in range(case["output_tokens"]):
             for request in requests:
                 t += rng.randrange(1_000_000)
                 recorder.event("tokens", t, request=request, ids=[rng.randrange(32000)])
         for request in requests:
-            recorder.event("finish", t, request=request, reason="length")
+            recorder.event("finish", t, request=request, reason="length", usage_tokens=None, detail=None)
         count += 1 + len(requests) * (case["output_tokens"] + 2)
+    recorder.event("memory", t, peak_bytes=1)
     recorder.event("case_end", t + 1, state="done", reason=None)
-    return count
+    return count + 2
 
 
 def _recorded(folder: Path, case: Case, losses: array[float]) -> int:

@@ -57,6 +57,14 @@ def memory_bytes(device: torch.device) -> int:
     return int(torch.get_device_module(device).mem_get_info(device)[1])
 
 
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on the device, what torch has cached included; on a CPU, available on the host."""
+    if device.type == "cpu":
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    module = torch.get_device_module(device)
+    return int(module.mem_get_info(device)[0] + module.memory_reserved(device) - module.memory_allocated(device))
+
+
 def forget_peak(device: torch.device) -> None:
     """Begin to watch for the largest allocation anew."""
     if device.type != "cpu":

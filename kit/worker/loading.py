@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,14 +11,14 @@ from . import device, engines
 from .record import Recorder
 
 
-def engine(case: dict[str, Any], recorder: Recorder, here: torch.device) -> Any:
-    """The engine of the last of `loads` loads; the first one pays for imports and is called cold."""
+def engine(case: dict[str, Any], recorder: Recorder, here: torch.device, kinds: Sequence[str] = ()) -> Any:
+    """The engine of the last of the case's loads; the first one pays for imports and is called cold, the others as `kinds` says."""
     found = None
-    for number in range(case["loads"]):
+    for kind in kinds or ["cold"] + ["warm"] * (case["loads"] - 1):
         if found is not None:
             found.unload()
         begin_ns = recorder.now()
         found = engines.module(case["engine"]).load(case, here)
         device.synchronize(here)
-        recorder.event("load", begin_ns=begin_ns, kind="cold" if number == 0 else "warm")
+        recorder.event("load", begin_ns=begin_ns, kind=kind)
     return found

@@ -30,7 +30,7 @@ class Recorder:
         self._encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
         self._next_segment()
         self._last = 0
-        wall, self._origin = time.time_ns(), time.monotonic_ns()
+        wall, self.origin_ns = time.time_ns(), time.monotonic_ns()
         self.event(
             "case_start",
             0,
@@ -40,7 +40,7 @@ class Recorder:
             rank=rank,
             world_size=world_size,
             wall_ns=wall,
-            monotonic_ns=self._origin,
+            monotonic_ns=self.origin_ns,
         )
         self._stop = threading.Event()
         self._syncer = threading.Thread(target=self._sync_loop, daemon=True)
@@ -48,7 +48,7 @@ class Recorder:
 
     def now(self) -> int:
         """Nanoseconds since case_start."""
-        return time.monotonic_ns() - self._origin
+        return time.monotonic_ns() - self.origin_ns
 
     def event(self, kind: str, t: int | None = None, /, **fields: Any) -> None:
         """Record one event at `t` (now by default); `t` never goes back."""

@@ -19,7 +19,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from kit import heartbeat, plan, record, seal, statements
 from kit.keys import public_pem
 from verify import challenge, runkey
+from verify.data import table
 from verify.envelope import keyid, spki
+from verify.generation import judged, requests
 from verify.strict import canonical
 
 KEY = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"tests of ChipAssay, worth nothing").digest())
@@ -54,9 +56,11 @@ def source(steps: int = 3) -> dict[str, Any]:
                 "time_limit_s": 60, "model": MODEL | {"sequence_length": 16},
             },
             {
-                "id": TEXT, "suite": "text_generation", "cards": 1, "processes": 1, "engine": "transformers", "concurrency": 2,
-                "input_tokens": 8, "output_tokens": 3, "warmup_rounds": 1, "measured_rounds": 2, "dtype": "float32", "seed": 7, "loads": 2,
-                "time_limit_s": 60, "model": MODEL | {"sequence_length": 32},
+                "id": TEXT, "suite": "text_generation", "cards": 1, "processes": 1, "engine": "transformers", "generation": "own",
+                "weights": "random", "concurrency": 2, "input_tokens": 8, "output_tokens": 3, "prompts": "seeded", "warmup_rounds": 1,
+                "measured_rounds": 2, "dtype": "float32", "quantization": "none", "kv_dtype": "float32", "compile": "none", "seed": 7,
+                "discarded_loads": 1, "measured_loads": 1, "judge": {"prompts": 1, "tokens": 2, "reference": "float32"},
+                "time_limit_s": 60, "model": MODEL | {"sequence_length": 128},
             },
         ],
     }  # fmt: skip
@@ -91,19 +95,32 @@ def pretrain(rank: int, steps: int) -> list[Event]:
 
 
 def text() -> list[Event]:
-    """Three rounds of two requests: first tokens after 5 ms, the two others 1 ms apart; two loads."""
+    """Three rounds of two requests: first tokens after 5 ms, the two others 1 ms apart; two loads; one continuation judged."""
     events = start(TEXT, "text_generation")
     events.append({"t": 1_000_000, "e": "load", "begin_ns": 100, "kind": "cold"})
     events.append({"t": 3_000_000, "e": "load", "begin_ns": 2_000_000, "kind": "warm"})
+    events.append({"t": 3_000_010, "e": "engine", "name": "transformers", "version": "5.0", "kv_tokens": None, "needed_tokens": 22,
+                   "kv_bytes_per_token": 512, "queues": False})  # fmt: skip
     for number in range(3):
         begin = 10_000_000 * (number + 1)
-        requests = (2 * number, 2 * number + 1)
+        numbers = (2 * number, 2 * number + 1)
         events.append({"t": begin, "e": "round_start", "round": number, "phase": "measured" if number else "warmup"})
-        events += [{"t": begin, "e": "submit", "request": r, "round": number, "prompt_tokens": 8} for r in requests]
+        events += [
+            {"t": begin, "e": "submit", "request": r, "round": number, "prompt_tokens": 8, "prompt_sha256": prompt(r)} for r in numbers
+        ]
         for step in range(3):
-            events += [{"t": begin + 5_000_000 + step * 1_000_000, "e": "tokens", "request": r, "ids": [step]} for r in requests]
-        events += [{"t": begin + 7_000_000, "e": "finish", "request": r, "reason": "length"} for r in requests]
+            events += [{"t": begin + 5_000_000 + step * 1_000_000, "e": "tokens", "request": r, "ids": [step]} for r in numbers]
+        ended = {"reason": "length", "usage_tokens": None, "detail": None}
+        events += [{"t": begin + 7_000_000, "e": "finish", "request": r} | ended for r in numbers]
+    events.append({"t": 40_000_000, "e": "memory", "peak_bytes": 10**9})
+    events.append({"t": 40_000_010, "e": "judged", "prompt": 0, "prompt_sha256": table(judged.DATA)["prompts"][0], "ids": [1, 2],
+                   "nll": [0.5, 0.25], "gap": [0.0, 0.001]})  # fmt: skip
     return end(events)
+
+
+def prompt(number: int, seed: int = 7) -> str:
+    """Hash of a request's prompt."""
+    return requests.digest(requests.prompt({"prompts": "seeded", "input_tokens": 8, "model": MODEL}, seed, number))
 
 
 class Clock:
@@ -151,10 +168,12 @@ class Bench:
         made = challenge.parse(sealed)
         for case in self.plan.cases:
             self.handed[case["id"]] = challenge.handed(case, 1, made)
-            for events in self.events[case["id"]].values():
-                for event in events:
-                    if event["e"] == "model":
-                        event["seed"] = challenge.effective(case, made)["seed"]
+            seed = challenge.effective(case, made)["seed"]
+            for event in (event for events in self.events[case["id"]].values() for event in events):
+                if event["e"] == "model":
+                    event["seed"] = seed
+                if event["e"] == "submit":
+                    event["prompt_sha256"] = prompt(event["request"], seed)
 
     def step(self, number: int, rank: int = 0) -> Event:
         """The event of one training step."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.adversarial.attacks import add, attack
-from tests.adversarial.builder import PRETRAIN, TEXT, Bench
+from tests.adversarial.attacks import add
+from tests.adversarial.builder import PRETRAIN, Bench
 
 # --- events ----------------------------------------------------------------------------------------------------------
 
@@ -41,20 +41,3 @@ add("pretrain.tokens", "sealed", "more tokens than the batch", lambda b: b.step(
 add("pretrain.tokens", "sealed", "more real tokens than slots", lambda b: b.step(1).update(real_tokens=33))
 add("pretrain.loss", "sealed", "a mean that is none", lambda b: b.step(1).update(loss_dp_mean=1.0))
 add("pretrain.loss", "sealed", "a negative loss", lambda b: (b.step(1).update(loss=-1.0, loss_dp_mean=1.0),))
-
-# --- text generation -------------------------------------------------------------------------------------------------
-add("text_generation.facts", "sealed", "the model twice", lambda b: events(b, TEXT).insert(3, dict(b.kind("model")[0])))
-add("text_generation.loads", "sealed", "a slow load left out", lambda b: events(b, TEXT).remove(b.kind("load")[1]))
-add("text_generation.rounds", "sealed", "a round called warm-up", lambda b: b.kind("round_start")[1].update(phase="warmup"))
-add("text_generation.requests", "sealed", "a request of another round", lambda b: b.kind("submit")[2].update(round=0))
-add("text_generation.prompt", "sealed", "a shorter prompt", lambda b: b.kind("submit")[3].update(prompt_tokens=4))
-add("text_generation.output", "sealed", "a token too many", lambda b: b.kind("tokens")[-1].update(ids=[1, 2]))
-add("text_generation.output", "sealed", "a token outside the vocabulary", lambda b: b.kind("tokens")[-1].update(ids=[256]))
-add("text_generation.finish", "sealed", "a request that broke off", lambda b: b.kind("finish")[-1].update(reason="error"))
-
-
-@attack("text_generation.window", "sealed")
-def all_in_no_time(bench: Bench) -> None:
-    begin = bench.kind("round_start")[1]["t"]
-    for event in events(bench, TEXT):
-        event["t"] = min(event["t"], begin)

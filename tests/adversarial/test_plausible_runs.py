@@ -212,15 +212,17 @@ def test_series_of_another_case(factor: float, rule: str, tmp_path: Path) -> Non
 
 def answers(waits: list[int]) -> list[dict[str, Any]]:
     """One request a round, whose first token comes after so many nanoseconds."""
-    events = builder.text()[:5]
+    events, ending = builder.text()[:6], builder.text()[-3:-1]
+    events[5]["needed_tokens"] = 11
     begin = 10_000_000
     for number, wait in enumerate(waits):
         events.append({"t": begin, "e": "round_start", "round": number, "phase": "measured"})
-        events.append({"t": begin, "e": "submit", "request": number, "round": number, "prompt_tokens": 8})
+        events.append({"t": begin, "e": "submit", "request": number, "round": number, "prompt_tokens": 8,
+                       "prompt_sha256": builder.prompt(number)})  # fmt: skip
         events += [{"t": begin + wait + 40 * step, "e": "tokens", "request": number, "ids": [step]} for step in range(3)]
-        events.append({"t": begin + wait + 80, "e": "finish", "request": number, "reason": "length"})
+        events.append({"t": begin + wait + 80, "e": "finish", "request": number, "reason": "length", "usage_tokens": None, "detail": None})
         begin += wait + 1000
-    return builder.end(events)
+    return builder.end(events + [event | {"t": begin} for event in ending])
 
 
 def test_an_attempt_with_little_in_it(tmp_path: Path) -> None:

@@ -24,7 +24,9 @@ SCHEMAS = {"cases.schema", "environment.schema", "resolved_plan.schema", "statem
 ELSEWHERE = {held.rule: held.test for held in tables.read() if held.rule} | {
     "log.retry": "test_warnings", "run.name": "test_warnings",
     "telemetry.coverage": "test_telemetry", "telemetry.reset": "test_telemetry", "telemetry.closed": "test_telemetry",
-    "text_to_image.unproven": "test_text_to_image", "telemetry.energy": "test_telemetry", "telemetry.missing": "test_telemetry",
+    "text_to_image.unproven": "test_text_to_image", "text_generation.unproven": "test_text_generation",
+    "text_generation.queued": "test_text_generation", "text_generation.usage": "test_text_generation",
+    "telemetry.energy": "test_telemetry", "telemetry.missing": "test_telemetry",
     "tree.changed": "test_races", "tree.read": "test_races", "json.size": "test_strict",
     **{f"archive.{name}": "test_packed" for name in (
         "count", "file_size", "header", "order", "path", "ratio", "top", "total_size", "trailing", "truncated", "twin", "type", "zstd")},

@@ -1,231 +1,52 @@
-"""Text generation in a closed loop: throughput, first-token latency and load time.
+"""Text generation: throughput, first-token latency, time per token, load time, and whether the tokens are right.
 
-Throughput is generated tokens over the wall time of the measured window, prefill and queueing included (ruling 7); the
-decode-only figure of the report's era stands beside it as `throughput_legacy`. Load time is the mean of warm loads
-(ruling 19).
+Throughput is generated tokens over the wall time of the measured rounds, prefill and queueing included (ruling 7); the decode-only figure
+of the report's era stands beside it as `throughput_legacy`. Load time is the mean of warm loads (ruling 19). How requests are followed,
+judged and resampled is in verify/generation.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Annotated, Literal
 
-import msgspec
-
-from verify.events import Environment, Event, Model, Natural
-from verify.findings import Finding, error
-from verify.metrics import Blocks, Case, Metric, Window, mean, over
+from verify.findings import Finding, error, warning
+from verify.generation import client, judged, requests, spread
+from verify.generation.events import EVENTS, Compiled, Engine, Load, Memory
+from verify.generation.requests import Measured, Request, condense, measure
+from verify.metrics import Case, Metric, Window, mean, over
 from verify.plausibility import Traits, Work, llama_flop
+
+__all__ = ["EVENTS", "PART", "RULES", "SECTION", "condense", "facts", "measure", "metrics", "rules", "traits", "windows"]
 
 SECTION = "inference"
 PART = "text_generation"
 NS_PER_S = 10**9
 NS_PER_MS = 10**6
+ARRIVAL_NS = 1000  # two libraries may differ in the last bit of a logarithm
+KV_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
 RULES = {
-    "text_generation.facts": "the first rank records its environment and its model (seed and dtype of the case), once each",
-    "text_generation.loads": "the case's number of loads, the first cold, the others warm, each taking time",
-    "text_generation.rounds": "rounds 0, 1, 2, ... with the case's warm-up, then its measured rounds",
-    "text_generation.requests": "as many requests a round as the case's concurrency, each submitted once in its round",
-    "text_generation.prompt": "every prompt has the case's input_tokens",
+    "text_generation.facts": "the first rank records its environment and its model (seed, dtype, kind of weights of the case), once each",
+    "text_generation.engine": "the case's engine, once, with the need of the KV cache as the case and the model's shape give it",
+    "text_generation.loads": "a cold load, then the case's discarded and its measured ones, each taking time",
+    "text_generation.compiled": "compiled once, in the case's mode, or not at all where the case is eager",
+    "text_generation.rounds": "rounds 0, 1, 2, ... with the case's warm-up, then its measured rounds, one after the other",
+    "text_generation.requests": "as many requests a round as the case asks for, each submitted once, in a closed loop before any ends",
+    "text_generation.prompt": "every prompt has the case's input_tokens, is the one of its seed and number, and no two are the same",
     "text_generation.output": "every request gives exactly the case's output_tokens, as ids of the vocabulary, no empty chunk",
+    "text_generation.arrival": "requests of a rate come when the seed says, to a microsecond",
     "text_generation.finish": "every request finishes, once, by length",
-    "text_generation.window": "the measured window takes time",
+    "text_generation.window": "the measured rounds take time",
+    "text_generation.send": "a client sends each request once, after its submit and before its first token",
+    "text_generation.client": "a client says of every round how late it was",
+    "text_generation.judged": "the case's frozen prompts, each continued by as many tokens as asked, judged or not as the case says",
+    "text_generation.greedy": "every token of these is the likeliest to a float32 model, or nearly, as the precision allows",
+    "text_generation.reference": "these continuations are those of the stored reference, up to where two tokens are nearly as likely",
+    "text_generation.int8": "an INT8 case says the perplexity of the frozen text with quantisation and without (ruling 10)",
+    "text_generation.memory": "the largest allocation, once",
 }
-
-
-class Load(Event, frozen=True, tag="load"):
-    """Engine and tokenizer were made from `begin_ns` to `t`."""
-
-    begin_ns: Natural
-    kind: Literal["cold", "warm"]
-
-
-class RoundStart(Event, frozen=True, tag="round_start"):
-    """A round of requests begins."""
-
-    round: Natural
-    phase: Literal["warmup", "measured"]
-
-
-class Submit(Event, frozen=True, tag="submit"):
-    """A request was handed to the engine."""
-
-    request: Natural
-    round: Natural
-    prompt_tokens: Natural
-
-
-class Tokens(Event, frozen=True, tag="tokens"):
-    """New token ids of a request arrived, in order."""
-
-    request: Natural
-    ids: Annotated[list[Natural], msgspec.Meta(min_length=1)]
-
-
-class Finish(Event, frozen=True, tag="finish"):
-    """A request came to its end."""
-
-    request: Natural
-    reason: Literal["length", "error"]
-
-
-EVENTS: tuple[type[Event], ...] = (Load, RoundStart, Submit, Tokens, Finish)
-
-
-@dataclass(slots=True)
-class Chunks:
-    """Tokens events of one request that followed each other in a block, with nothing else of this request between them."""
-
-    request: int
-    first_ns: int
-    last_ns: int
-    first_tokens: int
-    later_tokens: int
-    largest: int
-
-
-@dataclass(slots=True)
-class Request:
-    """One request: times in nanoseconds, tokens in the first chunk and after it."""
-
-    round: int
-    submit_ns: int
-    first_ns: int | None = None
-    last_ns: int = 0
-    first_tokens: int = 0
-    later_tokens: int = 0
-    finished: bool = False
-
-    @property
-    def tokens(self) -> int:
-        """Generated tokens."""
-        return self.first_tokens + self.later_tokens
-
-
-@dataclass(slots=True)
-class Measured:
-    """All requests and loads, and what was wrong with single events."""
-
-    case: Case
-    requests: dict[int, Request] = field(default_factory=dict)
-    loads: list[Load] = field(default_factory=list)
-    facts: list[str] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-    weights: str = "random"
-    devices: set[str] = field(default_factory=set)
-    rounds: int = 0
-    in_flight: int = 0
-
-    def wrong(self, rule: str, where: object, expected: object, found: object) -> None:
-        """Note a finding of this suite."""
-        self.findings.append(error(f"text_generation.{rule}", f"{self.case['id']}: {where}", expected, found))
-
-
-def condense(case: Case, rank: int, events: list[Event]) -> list[Event | Chunks]:
-    """Rank 0's events, those with tokens summed up by request; the other ranks only help it, their events are read for form alone."""
-    del case
-    found: list[Event | Chunks] = []
-    under_way: dict[int, Chunks] = {}
-    for event in events if rank == 0 else []:
-        if type(event) is not Tokens:
-            found.append(event)
-            if isinstance(event, Submit | Finish):
-                under_way.pop(event.request, None)
-            continue
-        ids, chunks = event.ids, under_way.get(event.request)
-        largest = ids[0] if len(ids) == 1 else max(ids)
-        if chunks is None:
-            under_way[event.request] = chunks = Chunks(event.request, event.t, event.t, len(ids), 0, largest)
-            found.append(chunks)
-        else:
-            chunks.last_ns = event.t
-            chunks.later_tokens += len(ids)
-            chunks.largest = max(chunks.largest, largest)
-    return found
-
-
-def measure(case: Case, blocks: Blocks) -> Measured:
-    """Follow every request of rank 0."""
-    measured = Measured(case)
-    for _, events in blocks:
-        for event in events:
-            _take(measured, event)
-    return measured
-
-
-def _take(measured: Measured, event: Event | Chunks) -> None:
-    match event:
-        case Load():
-            measured.loads.append(event)
-        case RoundStart():
-            _round(measured, event)
-        case Submit():
-            _submit(measured, event)
-        case Chunks():
-            _tokens(measured, event)
-        case Finish():
-            _finish(measured, event)
-        case Environment():
-            measured.facts.append("environment")
-            measured.devices.add(event.device_name)
-        case Model():
-            measured.facts.append("model")
-            measured.weights = event.weights
-            expected = (measured.case["seed"], measured.case["dtype"])
-            if (event.seed, event.dtype) != expected:
-                measured.wrong("facts", "model", f"seed, dtype = {expected}", (event.seed, event.dtype))
-
-
-def _round(measured: Measured, event: RoundStart) -> None:
-    number = measured.rounds
-    phase = "warmup" if number < measured.case["warmup_rounds"] else "measured"
-    if (event.round, event.phase) != (number, phase):
-        measured.wrong("rounds", f"round {number}", f"round {number}, {phase}", f"round {event.round}, {event.phase}")
-    measured.rounds += 1
-
-
-def _submit(measured: Measured, event: Submit) -> None:
-    where = f"request {event.request}"
-    measured.in_flight += 1
-    if event.request in measured.requests or event.round != measured.rounds - 1 or measured.in_flight > measured.case["concurrency"]:
-        measured.wrong(
-            "requests",
-            where,
-            f"a new request of round {measured.rounds - 1}, at most {measured.case['concurrency']} in flight",
-            f"round {event.round}, {measured.in_flight} in flight, seen before: {event.request in measured.requests}",
-        )
-    if event.prompt_tokens != measured.case["input_tokens"]:
-        measured.wrong("prompt", where, f"{measured.case['input_tokens']} tokens", event.prompt_tokens)
-    measured.requests.setdefault(event.request, Request(event.round, event.t))
-
-
-def _tokens(measured: Measured, chunks: Chunks) -> None:
-    request = measured.requests.get(chunks.request)
-    where = f"request {chunks.request}"
-    if request is None or request.finished:
-        measured.wrong("output", where, "tokens between submit and finish", "tokens outside")
-        return
-    if chunks.largest >= measured.case["model"]["vocab_size"]:
-        measured.wrong("output", where, f"ids below {measured.case['model']['vocab_size']}", chunks.largest)
-    if request.first_ns is None:
-        request.first_ns, request.first_tokens = chunks.first_ns, chunks.first_tokens
-        request.later_tokens = chunks.later_tokens
-    else:
-        request.later_tokens += chunks.first_tokens + chunks.later_tokens
-    request.last_ns = chunks.last_ns
-
-
-def _finish(measured: Measured, event: Finish) -> None:
-    request = measured.requests.get(event.request)
-    measured.in_flight -= 1
-    if request is None or request.finished or event.reason != "length":
-        measured.wrong("finish", f"request {event.request}", "one finish of a submitted request, by length", event.reason)
-    if request is not None:
-        request.finished = True
 
 
 def rules(case: Case, measured: Measured) -> Iterator[Finding]:
@@ -233,119 +54,224 @@ def rules(case: Case, measured: Measured) -> Iterator[Finding]:
     yield from measured.findings
     if sorted(measured.facts) != ["environment", "model"]:
         yield error("text_generation.facts", case["id"], "environment and model, once each", measured.facts)
-    yield from _check_loads(case, measured.loads)
+    yield from _engine(case, measured)
+    yield from _loads(case, measured.all(Load))
+    modes = [] if case["compile"] == "none" else [case["compile"]]
+    compiled: list[Compiled] = measured.all(Compiled)
+    if [event.mode for event in compiled] != modes or any(event.begin_ns >= event.t for event in compiled):
+        yield error("text_generation.compiled", case["id"], modes, [(event.mode, event.t - event.begin_ns) for event in compiled])
+    yield from _requests(case, measured)
+    yield from _prompts(case, measured)
+    yield from _arrivals(case, measured)
+    walls = [_wall_ns(group) for group in _by_round(measured.window())]
+    if not walls or min(walls) <= 0:
+        yield error("text_generation.window", case["id"], "measured rounds longer than 0 ns", walls)
+    if len(measured.all(Memory)) != 1:
+        yield error("text_generation.memory", case["id"], "the largest allocation, once", len(measured.all(Memory)))
+    yield from client.rules(case, measured)
+    yield from judged.rules(case, measured)
+
+
+def kv_bytes_per_token(case: Case) -> int:
+    """Keys and values of one token in all layers, in bytes."""
+    model = case["model"]
+    head = model["hidden_size"] // model["num_heads"]
+    return int(2 * model["num_layers"] * model["num_kv_heads"] * head * KV_BYTES[case["kv_dtype"]])
+
+
+def _engine(case: Case, measured: Measured) -> Iterator[Finding]:
+    """A cache that is too small for the case is no fault: requests wait, and this is said."""
+    needed = case["concurrency"] * (case["input_tokens"] + case["output_tokens"])
+    expected = (case["engine"], needed, kv_bytes_per_token(case))
+    engines: list[Engine] = measured.all(Engine)
+    found = [(event.name, event.needed_tokens, event.kv_bytes_per_token) for event in engines]
+    if found != [expected]:
+        yield error("text_generation.engine", case["id"], f"engine, tokens, bytes a token = {expected}, once", found)
+    for event in engines:
+        if event.kv_tokens is not None and event.kv_tokens < needed:
+            expected_cache = f"a KV cache of the {needed} tokens in flight"
+            yield warning("text_generation.queued", case["id"], expected_cache, f"one of {event.kv_tokens} tokens: requests wait")
+
+
+def _loads(case: Case, loads: list[Load]) -> Iterator[Finding]:
+    kinds = ["cold"] + ["discarded"] * (case["discarded_loads"] - 1) + ["warm"] * case["measured_loads"]
+    found = [(load.kind, load.t - load.begin_ns) for load in loads]
+    if [load.kind for load in loads] != kinds or any(load.begin_ns >= load.t for load in loads):
+        expected = f"a cold load, {case['discarded_loads'] - 1} discarded, {case['measured_loads']} warm, each taking time"
+        yield error("text_generation.loads", case["id"], expected, found)
+
+
+def _requests(case: Case, measured: Measured) -> Iterator[Finding]:
     expected = case["warmup_rounds"] + case["measured_rounds"]
     if measured.rounds != expected:
         yield error("text_generation.rounds", case["id"], f"{expected} rounds", measured.rounds)
-    counts = Counter(request.round for request in measured.requests.values())
+    counts, asked = Counter(request.round for request in measured.requests.values()), requests.per_round(case)
     for number in range(expected):
-        if counts[number] != case["concurrency"]:
-            yield error("text_generation.requests", f"{case['id']}: round {number}", f"{case['concurrency']} requests", counts[number])
+        if counts[number] != asked:
+            yield error("text_generation.requests", f"{case['id']}: round {number}", f"{asked} requests", counts[number])
     for number, request in measured.requests.items():
         where = f"{case['id']}: request {number}"
         if not request.finished:
             yield error("text_generation.finish", where, "a finish", "none")
-        if request.tokens != case["output_tokens"]:
+        if request.tokens != case["output_tokens"] or request.first_ns is None:
             yield error("text_generation.output", where, f"{case['output_tokens']} tokens", request.tokens)
-    yield from _check_window(case, measured)
+    if any(request.text for request in measured.requests.values()):
+        found = "text alone: counts are the server's word"
+        yield warning("text_generation.usage", case["id"], "token ids", found)
 
 
-def _check_loads(case: Case, loads: list[Load]) -> Iterator[Finding]:
-    kinds = ["cold"] + ["warm"] * (case["loads"] - 1)
-    if [load.kind for load in loads] != kinds or any(load.begin_ns >= load.t for load in loads):
-        yield error(
-            "text_generation.loads",
-            case["id"],
-            f"{case['loads']} loads, cold then warm, each taking time",
-            [(load.kind, load.t - load.begin_ns) for load in loads],
-        )
+def _prompts(case: Case, measured: Measured) -> Iterator[Finding]:
+    """No two alike, so that no prefix is met again; some of them computed anew."""
+    digests = [request.prompt_sha256 for request in measured.requests.values()]
+    distinct = 1 if case["prompts"] == "legacy" else len(digests)
+    if len(set(digests)) != distinct:
+        yield error("text_generation.prompt", case["id"], f"{distinct} different prompts", len(set(digests)))
+    numbers = sorted(measured.requests)
+    for place in requests.sampled(len(numbers)):
+        number = numbers[place]
+        expected = requests.digest(requests.prompt(case, case["seed"], number))
+        if measured.requests[number].prompt_sha256 != expected:
+            where = f"{case['id']}: request {number}"
+            yield error("text_generation.prompt", where, f"the prompt of seed {case['seed']}, {expected[:12]}", "another")
 
 
-def _window(case: Case, measured: Measured) -> list[Request]:
-    return [request for request in measured.requests.values() if request.round >= case["warmup_rounds"]]
+def _arrivals(case: Case, measured: Measured) -> Iterator[Finding]:
+    """Times between the submits of a round are those that the seed gives: a late client sends late, it is not due late."""
+    chosen = requests.arrivals(case)
+    if chosen is None:
+        return
+    for number, group in enumerate(_by_round(list(measured.requests.values()))):
+        begin = group[0].submit_ns
+        expected = requests.offsets(case, number)
+        late = [abs(request.submit_ns - begin - offset + expected[0]) for request, offset in zip(group, expected, strict=False)]
+        if max(late) > ARRIVAL_NS:
+            yield error("text_generation.arrival", f"{case['id']}: round {number}", f"arrivals of seed {case['seed']}", "others")
 
 
-def _check_window(case: Case, measured: Measured) -> Iterator[Finding]:
-    wall_ns = _wall_ns(_window(case, measured))
-    if wall_ns <= 0:
-        yield error("text_generation.window", case["id"], "a measured window longer than 0 ns", wall_ns)
+def _wall_ns(group: list[Request]) -> int:
+    """From the first submit to the last token of a round."""
+    return max(request.last_ns for request in group) - min(request.submit_ns for request in group)
 
 
-def _wall_ns(requests: list[Request]) -> int:
-    """From the first submit to the last token of the measured rounds."""
-    return max((request.last_ns for request in requests), default=0) - min((request.submit_ns for request in requests), default=0)
-
-
-def _rounds(requests: list[Request]) -> list[Fraction]:
-    """Tokens per second of each round by itself, first submit to last token."""
-    return [Fraction(sum(one.tokens for one in group) * NS_PER_S, max(1, _wall_ns(group))) for group in _by_round(requests)]
-
-
-def _by_round(requests: list[Request]) -> list[list[Request]]:
+def _by_round(chosen: list[Request]) -> list[list[Request]]:
     rounds: dict[int, list[Request]] = {}
-    for request in requests:
+    for request in chosen:
         rounds.setdefault(request.round, []).append(request)
     return list(rounds.values())
 
 
-def _median(values: list[int]) -> Fraction:
-    ordered, middle = sorted(values), len(values) // 2
-    return Fraction(ordered[middle]) if len(ordered) % 2 else Fraction(ordered[middle - 1] + ordered[middle], 2)
+def _tokens(group: list[Request]) -> int:
+    return sum(request.tokens for request in group)
 
 
 def metrics(case: Case, measured: Measured) -> dict[str, Metric]:
-    """Rates in tokens per second, latencies in milliseconds, load time in seconds."""
-    requests = _window(case, measured)
-    waits = [(request.first_ns or 0) - request.submit_ns for request in requests]
-    warm = [load for load in measured.loads if load.kind == "warm"] or measured.loads
-    tokens = sum(request.tokens for request in requests)
+    """Rates in tokens per second, latencies in milliseconds, times of starting in seconds, memory in GB (10^9)."""
+    rounds = _by_round(measured.window())
+    walls = [_wall_ns(group) for group in rounds]
+    rates = [Fraction(_tokens(group) * NS_PER_S, wall) for group, wall in zip(rounds, walls, strict=True)]
+    tokens = sum(map(_tokens, rounds))
+    formula = "generated tokens / wall time of the measured rounds, each from first submit to last token (ruling 7)"
     found = {
-        "throughput": Metric(
-            Fraction(tokens * NS_PER_S, _wall_ns(requests)),
-            "tokens/s",
-            "generated tokens / wall time of the measured window (ruling 7)",
-            **over(_rounds(requests)),
+        "throughput": Metric(Fraction(tokens * NS_PER_S, sum(walls)), "tokens/s", formula, **over(rates)),
+        "requests": Metric(Fraction(sum(map(len, rounds))), "requests", "requests of the measured rounds"),
+        "tokens_per_chunk": Metric(
+            Fraction(tokens, sum(request.pieces for group in rounds for request in group)), "tokens", "generated tokens / chunks"
         ),
-        "first_token_latency_mean_ms": Metric(mean(waits) / NS_PER_MS, "ms", "mean of first token - submit", **over(waits, NS_PER_MS)),
-        "first_token_latency_p50_ms": Metric(_median(waits) / NS_PER_MS, "ms", "median of first token - submit"),
-        "first_token_latency_max_ms": Metric(Fraction(max(waits), NS_PER_MS), "ms", "largest of first token - submit"),
-        "load_time_s": Metric(
-            mean(load.t - load.begin_ns for load in warm) / NS_PER_S,
-            "s",
-            "mean of warm loads, else the cold one (ruling 19)",
-            **over((load.t - load.begin_ns for load in warm), NS_PER_S),
-        ),
-        "requests": Metric(Fraction(len(requests)), "requests", "requests of the measured rounds"),
+        "memory_gb": Metric(Fraction(measured.all(Memory)[0].peak_bytes, 10**9), "GB", "largest allocation / 1e9"),
     }
-    decode_ns = sum(request.last_ns - (request.first_ns or 0) for request in requests)
-    if decode_ns:
-        rate = Fraction(case["concurrency"] * sum(request.later_tokens for request in requests) * NS_PER_S, decode_ns)
-        found["throughput_legacy"] = Metric(rate, "tokens/s", "concurrency * tokens after the first chunk / their time")
+    return (
+        found
+        | _latencies(case, rounds)
+        | _legacy(case, rounds)
+        | _starting(measured)
+        | client.metrics(case, measured)
+        | judged.metrics(case, measured)
+    )
+
+
+def _latencies(case: Case, rounds: list[list[Request]]) -> dict[str, Metric]:
+    """First-token latency and time per token after it, with what the sample allows to be said of their spread."""
+    waits = [[request.wait_ns for request in group] for group in rounds]
+    found = {"first_token_latency_mean_ms": _mean_ms(waits, "first token - submit")}
+    found["first_token_latency_max_ms"] = Metric(Fraction(max(map(max, waits)), NS_PER_MS), "ms", "largest of first token - submit")
+    if case["output_tokens"] > 1:
+        later = case["output_tokens"] - 1
+        decode = [[request.decode_ns for request in group] for group in rounds]
+        rows = [[Fraction(value, later) for value in group] for group in decode]
+        found["time_per_token_mean_ms"] = _mean_ms(rows, "(last - first token) / (output_tokens - 1)")
+    by_request = requests.arrivals(case) is not None
+    groups = [[wait] for group in waits for wait in group] if by_request else waits
+    found |= spread.metrics("first_token_latency_{}_ms", "first token - submit", groups, NS_PER_MS)
+    return found | (_goodput(case, rounds) if by_request else {})
+
+
+def _mean_ms(rows: list[list[Fraction]] | list[list[int]], what: str) -> Metric:
+    values: list[Fraction | int] = [value for row in rows for value in row]
+    return Metric(mean(values) / NS_PER_MS, "ms", f"mean of {what}", **over(values, NS_PER_MS))
+
+
+def _goodput(case: Case, rounds: list[list[Request]]) -> dict[str, Metric]:
+    """Requests per second that kept both limits; shown, never scored."""
+    limits = case["arrival"]
+    first, each = limits["first_token_ms"] * NS_PER_MS, limits["per_token_ms"] * NS_PER_MS * (case["output_tokens"] - 1)
+    kept = sum(request.wait_ns <= first and request.decode_ns <= each for group in rounds for request in group)
+    wall = sum(map(_wall_ns, rounds))
+    formula = f"requests within {limits['first_token_ms']} ms to the first token and {limits['per_token_ms']} ms a token / wall time"
+    return {
+        "goodput": Metric(Fraction(kept * NS_PER_S, wall), "requests/s", formula),
+        "goodput_share": Metric(Fraction(kept, sum(map(len, rounds))), "1", "share of requests within both limits"),
+    }
+
+
+def _legacy(case: Case, rounds: list[list[Request]]) -> dict[str, Metric]:
+    """Decode-only, as the tool of the report's era (facts 1.10): all slots taken as always busy."""
+    group = [request for one in rounds for request in one]
+    decode_ns = sum(request.decode_ns for request in group)
+    if not decode_ns or any(request.text for request in group):
+        return {}
+    rate = Fraction(case["concurrency"] * sum(request.later_tokens for request in group) * NS_PER_S, decode_ns)
+    return {"throughput_legacy": Metric(rate, "tokens/s", "concurrency * tokens after the first chunk / their time")}
+
+
+def _starting(measured: Measured) -> dict[str, Metric]:
+    loads: list[Load] = measured.all(Load)
+    cold, *others = [load.t - load.begin_ns for load in loads if load.kind != "discarded"]
+    found = {"load_time_cold_s": Metric(Fraction(cold, NS_PER_S), "s", "the first load, imports included")}
+    if others:
+        found["load_time_s"] = Metric(mean(others) / NS_PER_S, "s", "mean of warm loads (ruling 19)", **over(others, NS_PER_S))
+    for event in measured.all(Compiled):
+        found["compile_time_s"] = Metric(Fraction(event.t - event.begin_ns, NS_PER_S), "s", "compiling and a first generation")
     return found
 
 
 def traits(case: Case, measured: Measured) -> Traits:
     """Latencies in order of requests, time within rounds, and the work of the products alone."""
-    requests = _window(case, measured)
-    waits = [(request.first_ns or 0) - request.submit_ns for request in requests]
-    whole = [request.last_ns - request.submit_ns for request in requests]
-    window_ns, done = _wall_ns(requests), None
+    chosen = measured.window()
+    waits = [request.wait_ns for request in chosen]
+    whole = [request.last_ns - request.submit_ns for request in chosen]
+    walls = [_wall_ns(group) for group in _by_round(chosen)]
+    span_ns, done = _wall_ns(chosen), None
     if case["model"]["architecture"] == "llama":
-        tokens = sum(request.tokens for request in requests)
-        flop = llama_flop(case["model"], tokens, len(requests) * case["input_tokens"], training=False)
-        done = Work(flop, case["dtype"], window_ns, case["cards"])
-    busy_ns = sum(_wall_ns(group) for group in _by_round(requests))
-    return Traits({"first_token": waits, "request": whole}, {}, done, busy_ns, window_ns, frozenset(measured.devices))
+        flop = llama_flop(case["model"], _tokens(chosen), len(chosen) * case["input_tokens"], training=False)
+        done = Work(flop, "int8" if case["quantization"] == "w8a8" else case["dtype"], sum(walls), case["cards"])
+    return Traits({"first_token": waits, "request": whole}, {}, done, sum(walls), span_ns, frozenset(measured.devices))
 
 
 def facts(case: Case, measured: Measured) -> dict[str, str]:
-    """Whether the weights were random or of a file."""
-    del case
-    return {"weights": measured.weights}
+    """Kind of weights, declared generation and precision, prompts, and whether the tokens were judged."""
+    unproven = any(finding.rule == "text_generation.unproven" for finding in judged.rules(case, measured))
+    return {
+        "weights": measured.weights,
+        "generation": case["generation"],
+        "quantization": case["quantization"],
+        "prompts": case["prompts"],
+        "tokens": "unproven" if unproven else "judged",
+    }
 
 
 def windows(case: Case, measured: Measured) -> list[Window]:
-    """From the first submit to the last token of the measured rounds."""
-    requests = _window(case, measured)
-    begin, end = min(request.submit_ns for request in requests), max(request.last_ns for request in requests)
-    return [Window("", begin, end, {"token": sum(request.tokens for request in requests)})]
+    """From the first submit to the last token of the measured rounds, the pauses between them included."""
+    del case
+    chosen = measured.window()
+    begin, end = min(request.submit_ns for request in chosen), max(request.last_ns for request in chosen)
+    return [Window("", begin, end, {"token": _tokens(chosen)})]

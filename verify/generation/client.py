@@ -1,0 +1,37 @@
+"""How late the client was itself: what stands between its clock and the server's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+
+from verify.findings import Finding, error
+from verify.generation.events import Client
+from verify.generation.requests import Measured
+from verify.metrics import Case, Metric, mean, over
+
+NS_PER_MS = 10**6
+
+
+def rules(case: Case, measured: Measured) -> Iterator[Finding]:
+    """A request is sent or it is not, for all of a case; every round of a client says how late it was."""
+    sent = [request.send_ns is not None for request in measured.requests.values()]
+    if any(sent) and not all(sent):
+        yield error("text_generation.send", case["id"], "every request sent, or none", f"{sum(sent)} of {len(sent)}")
+    rounds = [event.round for event in measured.all(Client)]
+    expected = list(range(measured.rounds)) if any(sent) else []
+    if rounds != expected:
+        yield error("text_generation.client", case["id"], f"one word of the client for each of rounds {expected}", rounds)
+
+
+def metrics(case: Case, measured: Measured) -> dict[str, Metric]:
+    """Send error and lag of the client's loop in ms, over the measured rounds; nothing where there was no client."""
+    requests = [request for request in measured.window() if request.send_ns is not None]
+    if not requests:
+        return {}
+    errors = [(request.send_ns or 0) - request.submit_ns for request in requests]
+    found = {"send_error_mean_ms": Metric(mean(errors) / NS_PER_MS, "ms", "mean of sent - submit", **over(errors, NS_PER_MS))}
+    lags = [lag for event in measured.all(Client) if event.round >= case["warmup_rounds"] for lag in event.lag_ns]
+    if lags:
+        found["client_lag_max_ms"] = Metric(Fraction(max(lags), NS_PER_MS), "ms", "latest look of the client's loop")
+    return found
