@@ -20,6 +20,7 @@ from kit import (
     image,
     keys,
     launchers,
+    nodes,
     opening,
     pack,
     plan,
@@ -86,6 +87,9 @@ def _add_run(commands: Any) -> None:
     sub.add_argument("--challenge", type=Path, metavar="FILE", help="a lab's challenge that the run answers")
     sub.add_argument("--anonymous", action="store_true", help="serial numbers and addresses as salted hashes, tools' own words left out")
     sub.add_argument("--witness", type=Path, metavar="DIR", help="copy checkpoints into DIR, where a witness countersigns them")
+    sub.add_argument("--hosts", type=Path, metavar="FILE", help="nodes of cases on several, as `name slots=8` a line; this one first")
+    sub.add_argument("--remote", metavar="TEMPLATE", help="how a command gets to {host}; without {host}, to all at once (default: ssh)")
+    sub.add_argument("--rendezvous", metavar="ADDR[:PORT]", help="where ranks of several nodes meet (default: the first of --hosts)")
     sub.add_argument("--dry-run", action="store_true", help="print cases, image, command lines and estimates; do nothing")
     sub.add_argument("--launcher", choices=launchers.LAUNCHERS, help="with --dry-run: print what this launcher would be given")
     sub.add_argument("--json", action="store_true", help="print one JSON object on stdout instead of tables")
@@ -192,6 +196,7 @@ def _options(args: argparse.Namespace) -> run.Options:
         key=args.key,
         challenge=args.challenge,
         witness=args.witness,
+        site=nodes.read(args.hosts, args.remote, args.rendezvous),
     )
 
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from kit import engine, launchers, weights
 from kit.chip import Chip
 from kit.grants import PLAIN_USER, Grants
 from kit.image import ImageIdentity
-from kit.job import Isolation, Job, Outcome
+from kit.job import Isolation, Job, NodeCommand, Outcome, timed_out
 
 POLL_S = 0.5
 STOP_S = 10
@@ -25,7 +26,13 @@ RUN_LABEL = "chipassay.run"
 def task(reference: str, job: Job) -> launchers.Task:
     """The attempt as launchers know it."""
     return launchers.Task(
-        container_name(job), reference, job.archive.path.resolve(), job.folder.resolve(), weights=weights.declared(job.case)
+        container_name(job),
+        reference,
+        job.archive.path.resolve(),
+        job.folder.resolve(),
+        nodes=job.nodes,
+        processes=job.case["processes"],
+        weights=weights.declared(job.case),
     )
 
 
@@ -48,6 +55,12 @@ class ContainerRunner:
 
     def command(self, job: Job) -> list[str]:
         return launchers.docker(self.chip, self.given, task(self.identity.reference, job))
+
+    def node_command(self, job: Job, node: int | None, endpoint: str) -> NodeCommand:
+        """By the client of each node's own engine, which must hold the image under the same digest."""
+        _let_write(job.folder)
+        made = replace(task(self.identity.config, job), node=node, endpoint=endpoint)
+        return NodeCommand(launchers.docker(self.chip, self.given, made), ["docker", "rm", "--force", made.name])
 
     def run(self, job: Job, tick: Callable[[], None]) -> Outcome:
         _let_write(job.folder)
@@ -135,11 +148,11 @@ def _follow(container: Any, job: Job, tick: Callable[[], None]) -> Outcome:
         waiter.join(POLL_S)
         waited += POLL_S
         tick()
-    timed_out = waiter.is_alive()
-    if timed_out:
+    late = waiter.is_alive()
+    if late:
         container.stop(timeout=STOP_S)
     copier.join(STOP_S)
-    return Outcome(f"time limit of {job.time_limit_s} s reached" if timed_out else _reason(container, ended))
+    return timed_out(job) if late else Outcome(_reason(container, ended))
 
 
 def _await(container: Any, ended: dict[str, Any]) -> None:

@@ -10,18 +10,20 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kit import archive, base, container, engine, environments, grants, host, image, launchers, patches, recipe, weights
+from kit import archive, base, container, engine, environments, grants, host, image, launchers, nodes, patches, recipe, weights
 from kit.chip import Chip
 from kit.errors import ENVIRONMENT, FAILED, KitError
-from kit.job import Isolation, Job, Outcome, Runner
+from kit.job import Isolation, Job, NodeCommand, Outcome, Runner, timed_out
 from kit.plan import Plan
 
 Say = Callable[[str], None]
 TERM_GRACE_S = 10
+PASSED_ON = ("CHIPASSAY_RENDEZVOUS_S",)
+OWN = {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 class ProcessRunner:
@@ -35,6 +37,11 @@ class ProcessRunner:
     def command(self, job: Job) -> list[str]:
         return [str(self.python), str(job.archive.path), str(job.folder / "case.json"), str(job.folder)]
 
+    def node_command(self, job: Job, node: int | None, endpoint: str) -> NodeCommand:
+        told = self.variables | weights.variables(job.case) | OWN | launchers.told(node, endpoint)
+        told |= {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        return NodeCommand(["env", *(f"{name}={value}" for name, value in told.items()), *self.command(job)], [])
+
     def run(self, job: Job, tick: Callable[[], None]) -> Outcome:
         with (job.folder / "stdout.log").open("wb") as out, (job.folder / "stderr.log").open("wb") as err:
             process = subprocess.Popen(
@@ -47,7 +54,7 @@ class ProcessRunner:
                 preexec_fn=_die_with_parent,  # noqa: PLW1509 - one system call, no lock taken
             )
             try:
-                return _wait(process, job.time_limit_s, tick)
+                return _wait(process, job, tick)
             finally:
                 _end_group(process)
 
@@ -58,7 +65,7 @@ class ProcessRunner:
 def _environment() -> dict[str, str]:
     """The caller's environment less Python's own switches, offline for hubs."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "NOX", "VIRTUAL_ENV"))}
-    return kept | {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return kept | OWN
 
 
 def _die_with_parent() -> None:
@@ -66,15 +73,15 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
-def _wait(process: subprocess.Popen[bytes], limit_s: int, tick: Callable[[], None]) -> Outcome:
+def _wait(process: subprocess.Popen[bytes], job: Job, tick: Callable[[], None]) -> Outcome:
     waited = 0.0
-    while waited < limit_s:
+    while waited < job.time_limit_s:
         with contextlib.suppress(subprocess.TimeoutExpired):
             code = process.wait(timeout=0.5)
             return Outcome(None if code == 0 else _exit_reason(code))
         waited += 0.5
         tick()
-    return Outcome(f"time limit of {limit_s} s reached")
+    return timed_out(job)
 
 
 def _exit_reason(code: int) -> str:
@@ -166,11 +173,12 @@ def shown(command: list[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where a dry run pretends to be: isolation, cards by number (none: those that are here), launcher (none: what a run would use)."""
+    """Where a dry run pretends to be: isolation, cards by number (none: those that are here), launcher (none: a run's own), nodes."""
 
     isolation: str
     numbers: tuple[int, ...] = ()
     launcher: str | None = None
+    nodes: nodes.Site = nodes.ALONE
 
 
 def preview(site: Site, plan: Plan, chip: Chip, case: dict[str, Any], out: Path) -> tuple[str, str | None, str]:
@@ -182,10 +190,18 @@ def preview(site: Site, plan: Plan, chip: Chip, case: dict[str, Any], out: Path)
         launcher = site.launcher or "docker"
         given = grants.of(chip, planned_cards(chip, site.numbers), launchers.way(chip, launcher))
         reference = image.planned_reference(chip)
-        made = launchers.LAUNCHERS[launcher](chip, given, container.task(reference, job))
+        task = replace(container.task(reference, job), endpoint=site.nodes.rendezvous)
+        if job.nodes > 1 and launcher in {"docker", "podman", "bare"}:
+            task = replace(task, node=0)
+        made = launchers.LAUNCHERS[launcher](chip, given, task)
         return kind, reference if kind == "container" else None, launchers.text(made, shown)
     python = Path(sys.executable) if kind == "none" else environments.python_path(chip)
-    return kind, None, shown(ProcessRunner(python, Isolation(kind), {}).command(job))
+    runner = ProcessRunner(python, Isolation(kind), {} if job.nodes == 1 else chip.worker_environment())
+    if job.nodes == 1:
+        return kind, None, shown(runner.command(job))
+    if nodes.missing(case, site.nodes, None):  # the hosts are not named: what node 0 would be given
+        return kind, None, shown(runner.node_command(job, 0, site.nodes.rendezvous).start)
+    return kind, None, "\n".join(shown(made.start) for made in nodes.NodesRunner(runner, site.nodes).commands(job))
 
 
 def planned_cards(chip: Chip, numbers: Sequence[int]) -> tuple[host.Card, ...]:

@@ -18,11 +18,16 @@ WORKER, FOLDER = "/worker.pyz", "/case"
 TEMPORARY = "/tmp"  # noqa: S108 - the container's own
 ARGUMENTS = [WORKER, f"{FOLDER}/case.json", FOLDER]
 PYTHON = "/opt/venv/bin/python"
+PLANNED = "NODE0:29400"  # what a dry run shows where no rendezvous was given
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One attempt to be started: image (name, or file for sites without an engine), worker archive, folder, weights, nodes."""
+    """One attempt to be started: image (name, or file for sites without an engine), worker archive, folder, weights.
+
+    Of a case on several `nodes`, `processes` are those of all; `node` is the one that is started (None: the site tells each
+    which it is), `endpoint` where ranks meet.
+    """
 
     name: str
     image: str
@@ -30,6 +35,9 @@ class Task:
     folder: Path
     nodes: int = 1
     weights: Path | None = None
+    processes: int = 1
+    node: int | None = None
+    endpoint: str = ""
 
     @property
     def file(self) -> str:
@@ -45,7 +53,22 @@ class Task:
     @property
     def environment(self) -> dict[str, str]:
         """What a container is told besides the chip's own variables."""
-        return {WEIGHTS: INSIDE} if self.weights else {}
+        return ({WEIGHTS: INSIDE} if self.weights else {}) | self.meeting
+
+    @property
+    def meeting(self) -> dict[str, str]:
+        """What a worker of several nodes is told of where to meet."""
+        return told(self.node, self.endpoint or PLANNED) if self.nodes > 1 else {}
+
+    def network(self, given: Grants) -> str:
+        """The host's where ranks of several nodes talk to each other, else what was granted."""
+        return "host" if self.nodes > 1 else given.network
+
+
+def told(node: int | None, endpoint: str) -> dict[str, str]:
+    """Variables of the worker's roll call; one that the kit starts for a node dies with its standard input."""
+    own = {} if node is None else {"CHIPASSAY_NODE": str(node), "CHIPASSAY_TETHER": "stdin"}
+    return {"CHIPASSAY_RENDEZVOUS": endpoint} | own
 
 
 def temporary(given: Grants) -> str:
@@ -67,7 +90,18 @@ def _ulimits(given: Grants) -> list[str]:
 
 def _engine_flags(given: Grants, task: Task) -> list[str]:
     """What docker and podman spell alike."""
-    flags = ["--rm", "--network", given.network, "--read-only", "--init", "--user", given.user, "--cap-drop", "ALL"]
+    flags = [
+        "--rm",
+        *(["--interactive"] if task.node is not None else []),
+        "--network",
+        task.network(given),
+        "--read-only",
+        "--init",
+        "--user",
+        given.user,
+        "--cap-drop",
+        "ALL",
+    ]
     flags += ["--privileged"] if given.privileged else []
     flags += ["--runtime", given.runtime] if given.runtime else []
     flags += _pairs("--cap-add", given.capabilities) + _pairs("--security-opt", given.security)
@@ -94,7 +128,8 @@ def podman(_: Chip, given: Grants, task: Task) -> list[str]:
 
 def apptainer(chip: Chip, given: Grants, task: Task) -> list[str]:
     """Apptainer or Singularity: nothing of the host but what is bound; flags only where they exist for the chip."""
-    flags = ["--containall", "--no-home", "--no-privs", "--net", "--network", given.network, "--workdir", TEMPORARY]
+    network = [] if task.nodes > 1 else ["--net", "--network", given.network]
+    flags = ["--containall", "--no-home", "--no-privs", *network, "--workdir", TEMPORARY]
     driver = chip.section("apptainer").get("flags", [])
     bound = [] if driver else [*(f"{node}:{node}" for node in given.nodes), *(f"{path}:{path}:ro" for path in given.mounts)]
     flags += driver + _pairs("--bind", [*bound, *(":".join(mount) for mount in task.mounts)])
@@ -120,7 +155,7 @@ def kubernetes(chip: Chip, given: Grants, task: Task) -> dict[str, Any]:
             "chip names no Kubernetes resource", where=f"{chip.id}/chip.toml", next_step="add a table [kubernetes] with resource and source"
         )
     limits = {"memory": str(given.memory_bytes)} | ({plugin["resource"]: str(len(given.cards) or 1)} if plugin else {})
-    pod: dict[str, Any] = {"restartPolicy": "Never", "hostNetwork": False, "automountServiceAccountToken": False}
+    pod: dict[str, Any] = {"restartPolicy": "Never", "hostNetwork": task.nodes > 1, "automountServiceAccountToken": False}
     if "runtime_class" in plugin:
         pod["runtimeClassName"] = plugin["runtime_class"]
     volumes, mounts = _pod_volumes(given, task)
@@ -170,9 +205,36 @@ def _pod_volumes(given: Grants, task: Task) -> tuple[list[dict[str, Any]], list[
 
 def bare(chip: Chip, given: Grants, task: Task) -> list[str]:
     """The vendor's own interpreter, without any container: never official."""
+    return [*_bare_environment(chip, given, task), "python3", *_bare_arguments(task)]
+
+
+def _bare_environment(chip: Chip, given: Grants, task: Task) -> list[str]:
     weights = {WEIGHTS: str(task.weights.parent)} if task.weights else {}
-    variables = chip.worker_environment() | chip.visible(given.cards) | weights
-    return ["env", *_variables(variables), "python3", str(task.archive), str(task.folder / "case.json"), str(task.folder)]
+    return ["env", *_variables(chip.worker_environment() | chip.visible(given.cards) | weights | task.meeting)]
+
+
+def _bare_arguments(task: Task) -> list[str]:
+    return [str(task.archive), str(task.folder / "case.json"), str(task.folder)]
+
+
+def torchrun(chip: Chip, given: Grants, task: Task) -> list[str]:
+    """PyTorch's own launcher, called on each node with its number: what the worker does by itself where nobody did it before."""
+    address, _, port = (task.endpoint or PLANNED).rpartition(":")
+    flags = ["--nnodes", str(task.nodes), "--node-rank", _number(task)]
+    flags += ["--nproc-per-node", str(task.processes // task.nodes), "--master-addr", address, "--master-port", port]
+    return [*_bare_environment(chip, given, task), "torchrun", *flags, *_bare_arguments(task)]
+
+
+def _number(task: Task) -> str:
+    return "0" if task.nodes == 1 else "NODE" if task.node is None else str(task.node)
+
+
+def deepspeed(chip: Chip, given: Grants, task: Task) -> list[str]:
+    """DeepSpeed's launcher, called once on the first node; it reaches the others of its hostfile by pdsh."""
+    address, _, port = (task.endpoint or PLANNED).rpartition(":")
+    flags = ["--hostfile", "HOSTFILE", "--num_nodes", str(task.nodes), "--num_gpus", str(task.processes // task.nodes)]
+    flags += ["--master_addr", address, "--master_port", port, "--no_python", "--no_local_rank"]
+    return ["deepspeed", *flags, *_bare_environment(chip, given, task), "python3", *_bare_arguments(task)]
 
 
 Builder = Callable[[Chip, Grants, Task], list[str] | dict[str, Any]]
@@ -183,6 +245,8 @@ LAUNCHERS: dict[str, Builder] = {
     "slurm": slurm,
     "kubernetes": kubernetes,
     "bare": bare,
+    "torchrun": torchrun,
+    "deepspeed": deepspeed,
 }
 
 

@@ -2,7 +2,7 @@
 
 A plan file is checked against its schema, its matrices are expanded, each case is checked against its suite's schema,
 and the whole becomes canonical JSON: that is what a run seals. No value is filled in by code but `section`, which the
-suite decides, and `allowed_patches`, which is empty where the file is silent.
+suite decides, `nodes`, which is 1 where a case is silent, and `allowed_patches`, which is empty where the file is.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from kit.errors import KitError
 from kit.schema import check, closest
 from verify import metrics
-from verify.data import root
+from verify.data import root, suites_own
 from verify.strict import canonical
 
 SECTIONS = ("specifications", "training", "finetuning", "inference")
@@ -107,7 +107,7 @@ def resolve(source: dict[str, Any], where: str) -> Plan:
     check(source, "plan", where)
     cases = [case for raw in source["case"] for case in _expand(raw, where)]
     for case in cases:
-        check(case, f"cases/{case['suite']}", f"{where}: case {case['id']}")
+        check(suites_own(case), f"cases/{case['suite']}", f"{where}: case {case['id']}")
         _check_layout(case, where)
     _check_unique([str(case["id"]) for case in cases], where)
     document = {"allowed_patches": []} | {key: value for key, value in source.items() if key != "case"} | {"cases": cases}
@@ -130,7 +130,7 @@ def _expand(raw: dict[str, Any], where: str) -> Iterator[Case]:
     matrix = raw.get("matrix", {})
     for values in itertools.product(*matrix.values()):
         chosen = dict(zip(matrix, values, strict=True))
-        yield fixed | chosen | {"section": section, "id": _fill(raw["id"], chosen, where)}
+        yield {"nodes": 1} | fixed | chosen | {"section": section, "id": _fill(raw["id"], chosen, where)}
 
 
 def _fill(template: str, values: dict[str, Any], where: str) -> str:
@@ -155,6 +155,12 @@ def _check_layout(case: Case, where: str) -> None:
             f"latents_at names a step beyond the case's {case['steps']} steps",
             where=f"{where}: case {case['id']}",
             next_step="name steps from 1 to steps",
+        )
+    if type(case["nodes"]) is not int or case["nodes"] < 1 or case["processes"] % case["nodes"]:
+        raise KitError(
+            f"{case['processes']} processes do not spread evenly over nodes = {case['nodes']}",
+            where=f"{where}: case {case['id']}",
+            next_step="processes are those of all nodes together: make them a multiple of nodes",
         )
     if "global_batch" not in case:
         return

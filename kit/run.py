@@ -26,6 +26,7 @@ from kit import (
     job,
     keys,
     launch,
+    nodes,
     opening,
     outbox,
     plan,
@@ -64,6 +65,7 @@ class Options:
     rerun: bool = False  # by the lab, which runs for one challenge as often as an audit asks, after the vendor's time
     challenge: Path | None = None
     witness: Path | None = None
+    site: nodes.Site = nodes.ALONE
 
 
 @dataclass(slots=True)
@@ -79,6 +81,7 @@ class Session:
     show: progress.Progress
     chip: chip.Chip
     asked: challenge.Challenge | None
+    missing: dict[str, str]
 
 
 class Interrupted(KitError):
@@ -97,7 +100,7 @@ def dry_run(options: Options) -> list[dict[str, Any]]:
     """Per case what would be done: id, suite, image, command, estimate in seconds (None when never run here)."""
     resolved = plan.from_run(_plan_file(options.resume)) if options.resume else plan.load(options.plan)
     made = chip.load(options.chip)
-    site = launch.Site(options.isolation, options.cards, options.launcher)
+    site = launch.Site(options.isolation, options.cards, options.launcher, options.site)
     rows = []
     for case in plan.select(resolved, options.suites, options.case, options.section):
         kind, image_name, command = launch.preview(site, resolved, made, case, options.out)
@@ -141,12 +144,14 @@ def _session(options: Options, show: progress.Progress) -> Iterator[Session]:
         chip_id, wanted, numbers = _as_opened(run)
     else:
         resolved, chip_id, wanted, numbers = plan.load(options.plan), options.chip, options.isolation, options.cards
-        plan.select(resolved, options.suites, options.case, options.section)
         _check_out(options.out)
     asked = _asked(options, resolved, chip_id)
     product = chip.load(chip_id)
     chosen = launch.cards(product, numbers)
+    missing = _missing(options, resolved, len(chosen) if product.detection else None)
     runner = launch.choose(wanted, resolved, product, chosen, show.say)
+    if any(case.get("nodes", 1) > 1 for case in resolved.cases):
+        runner = nodes.NodesRunner(runner, options.site)
     if options.resume is None:
         run = _new_run(options.out, resolved, product.id)
     facts = {} if options.resume else inventory.document(product, runner.isolation, made, anonymous=options.anonymous)
@@ -157,9 +162,25 @@ def _session(options: Options, show: progress.Progress) -> Iterator[Session]:
             log.on_checkpoint(log.last_note)
     show.say(f"run {run}")
     try:
-        yield Session(run, resolved, log, key, runner, made, show, product, asked)
+        yield Session(run, resolved, log, key, runner, made, show, product, asked, missing)
     finally:
         log.close()
+
+
+def _missing(options: Options, resolved: plan.Plan, cards: int | None) -> dict[str, str]:
+    """Why selected cases cannot run here, by id; KitError where that leaves none."""
+    selected = plan.select(resolved, options.suites, options.case, options.section, options.only)
+    found = {str(case["id"]): reason for case in selected if (reason := nodes.missing(case, options.site, cards))}
+    if selected and len(found) == len(selected):
+        first, reason = next(iter(found.items()))
+        raise KitError(
+            f"none of the {len(selected)} selected cases can run here",
+            where=first,
+            why=reason,
+            next_step="choose cases with --case, or another plan; see: python -m kit doctor",
+            exit_code=ENVIRONMENT,
+        )
+    return found
 
 
 def _asked(options: Options, resolved: plan.Plan, chip_id: str) -> challenge.Challenge | None:
@@ -268,6 +289,10 @@ def _open_log(
 def _try_cases(session: Session, selected: Sequence[plan.Case]) -> None:
     tried = record.attempts(session.log.entries)
     pending = [case for case in selected if seal.state_of(tried.get(case["id"], [])) != "done"]
+    for case in pending:
+        if reason := session.missing.get(case["id"]):
+            session.show.say(f"NOT RUN {case['id']}: {reason}")
+    pending = [case for case in pending if case["id"] not in session.missing]
     for index, case in enumerate(pending, start=1):
         kind = session.runner.isolation.kind
         session.show.case_start(case["id"], index, len(pending), history.estimate_s(case, kind))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from verify import challenge, events, metrics, telemetry
-from verify.data import has_schema, violations
+from verify.data import has_schema, suites_own, violations
 from verify.files import Evidence, Source
 from verify.findings import Finding, Refused, error
 from verify.metrics import Series
@@ -102,7 +102,7 @@ def _case(
 
 def _case_faults(case: dict[str, Any], module: metrics.Suite) -> Iterator[Finding]:
     if has_schema(f"cases/{case['suite']}"):
-        yield from violations(case, f"cases/{case['suite']}", "plan.case", f"plan.json: {case['id']}")
+        yield from violations(suites_own(case), f"cases/{case['suite']}", "plan.case", f"plan.json: {case['id']}")
     if case.get("section") != module.SECTION:
         yield error("plan.case", f"plan.json: {case['id']}", f"section {module.SECTION}", case.get("section"))
 
@@ -166,9 +166,7 @@ def _tasks(source: Evidence, case: dict[str, Any], number: int, asked: Statement
         raise Refused("events.ranks", folder, f"events of ranks 0 to {case['processes'] - 1}", list(found))
     listed = [(index, rank, path) for rank, paths in found.items() for index, path in enumerate(paths)]
     asked_case = challenge.effective(case, asked)
-    return [
-        Task(path, Segment(attempt, asked_case, rank, index), fast, source.stops.get(path, ())) for index, rank, path in sorted(listed)
-    ]
+    return [Task(path, Segment(attempt, asked_case, rank, index), fast, source.stops.get(path, ())) for index, rank, path in sorted(listed)]
 
 
 def claims(results: list[CaseResult]) -> list[dict[str, Any]]:

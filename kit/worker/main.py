@@ -5,9 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import signal
-import socket
-import subprocess
 import sys
 import traceback
 from pathlib import Path
@@ -25,7 +22,7 @@ def main(argv: list[str]) -> int:
     job = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
     os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     if job["case"]["processes"] > 1 and "RANK" not in os.environ:
-        return _launch(job["case"]["processes"], argv)
+        return _start_ranks(job["case"], argv)
     return _run_rank(_seeded(job), job["attempt"], Path(argv[1]))
 
 
@@ -35,41 +32,22 @@ def _seeded(job: dict[str, Any]) -> dict[str, Any]:
     return case | {"seed": job["seed"]} if "seed" in job and "seed" in case else case
 
 
-def _launch(processes: int, argv: list[str]) -> int:
-    """Torchrun on this host; the loop-back address is named, since a container without network resolves no host name."""
-    threads = max(1, len(os.sched_getaffinity(0)) // processes)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nnodes",
-        "1",
-        "--node_rank",
-        "0",
-        "--master_addr",
-        "127.0.0.1",
-        "--master_port",
-        str(_free_port()),
-        "--nproc_per_node",
-        str(processes),
-        sys.argv[0],
-        *argv,
-    ]
-    process = subprocess.Popen(command, env={"OMP_NUM_THREADS": str(threads)} | os.environ)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda sign, _: process.send_signal(sign))
-    return 1 if process.wait() else 0
+def _start_ranks(case: dict[str, Any], argv: list[str]) -> int:
+    from . import ranks, rendezvous
 
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    try:
+        return ranks.start(case, argv, rendezvous.of(case, ranks.free_endpoint()))
+    except rendezvous.RollCallError as error:
+        print(f"worker: {error}", file=sys.stderr)
+        return 1
 
 
 def _run_rank(case: dict[str, Any], attempt: int, folder: Path) -> int:
+    from .ranks import die_with_agent
     from .record import Recorder
 
+    if "RANK" in os.environ:
+        die_with_agent()
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     try:
         recorder = Recorder(folder, rank=rank, case=case, attempt=attempt, world_size=world_size)

@@ -83,5 +83,6 @@ class Recorder:
                 handle = os.dup(self._file)
             try:
                 os.fsync(handle)
+                os.utime(handle)  # a sign of life, also while nothing is recorded: a stopped process gives none
             finally:
                 os.close(handle)

@@ -50,6 +50,20 @@ def test_every_golden_file_has_its_chip() -> None:
     assert sorted(path.stem for path in HERE.glob("*.txt")) == sorted([*SHIPPED, "fake"])
 
 
+def test_golden_of_every_launcher_on_several_nodes(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """The host's network, where to meet, and the number of the node where one is started by itself."""
+    product = chip.load("fake")
+    given = grants.of(product, host.choose(host.look(product, fakehost.make(tmp_path, product)), ()), root=tmp_path)
+    task = replace(TASK, nodes=4, processes=32, endpoint="node-1:29400")
+    made = {launcher: launchers.LAUNCHERS[launcher](product, given, task) for launcher in launchers.LAUNCHERS}
+    made["docker, node 2"] = launchers.docker(product, given, replace(task, node=2))
+    text = "\n".join(f"# {launcher}\n{launchers.text(asked, launch.shown)}\n" for launcher, asked in made.items())
+    path = HERE.parent / "launch-nodes.txt"
+    if request.config.getoption("--update-golden"):
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
+
+
 def test_golden_of_every_launcher_with_weights(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """The folder that the case names is given read-only, and where it is."""
     product = chip.load("cpu")
