@@ -31,7 +31,7 @@ def task(reference: str, job: Job) -> launchers.Task:
         job.archive.path.resolve(),
         job.folder.resolve(),
         nodes=job.nodes,
-        processes=job.case["processes"],
+        processes=int(job.case.get("processes", 1)),
         weights=weights.declared(job.case),
     )
 
