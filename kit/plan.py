@@ -162,6 +162,7 @@ def _check_layout(case: Case, where: str) -> None:
             where=f"{where}: case {case['id']}",
             next_step="processes are those of all nodes together: make them a multiple of nodes",
         )
+    _check_operation(case, where)
     if "global_batch" not in case:
         return
     unit = case["micro_batch"] * case["processes"]
@@ -170,6 +171,28 @@ def _check_layout(case: Case, where: str) -> None:
             f"global_batch {case['global_batch']} is not a multiple of micro_batch x processes = {unit}",
             where=f"{where}: case {case['id']}",
             next_step="change micro_batch or processes; the global batch is fixed by the plan",
+        )
+
+
+def _check_operation(case: Case, where: str) -> None:
+    """A collective must divide its elements among the ranks; a peer must be a rank, on the node that ruling 17 asks for."""
+    if case.get("operation") == "all_to_all" and case["elements"] % case["processes"]:
+        raise KitError(
+            f"{case['elements']} elements do not divide among {case['processes']} ranks",
+            where=f"{where}: case {case['id']}",
+            next_step="choose a multiple of processes",
+        )
+    if "peer" not in case:
+        return
+    per_node = case["processes"] // case["nodes"]
+    fits = range(per_node, case["processes"]) if case["nodes"] > 1 else range(1, case["processes"])
+    if case["peer"] not in fits:
+        raise KitError(
+            f"peer {case['peer']} does not fit {case['processes']} processes on nodes = {case['nodes']}",
+            where=f"{where}: case {case['id']}",
+            next_step=f"choose a rank from {fits.start} to {fits.stop - 1}: on one node the peer is there, on several on another"
+            if len(fits)
+            else "pt2pt needs two ranks",
         )
 
 

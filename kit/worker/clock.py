@@ -39,3 +39,46 @@ def _by_host(here: torch.device, calls: int, act: Callable[[], Any]) -> int:
         act()
     device.synchronize(here)
     return time.monotonic_ns() - begin
+
+
+def each(here: torch.device, calls: int, act: Callable[[], Any], before: Callable[[int], bool] | None = None) -> list[int]:
+    """Nanoseconds of each of `calls` calls, as the device saw them, without waiting for it in between.
+
+    `before` is told the number of the call that comes and may do something untimed; it returns whether it did.
+    """
+    return (_each_by_host if kind(here) == "host" else _each_by_device)(here, calls, act, before or _nothing)
+
+
+def _nothing(_: int) -> bool:
+    return False
+
+
+def _each_by_host(here: torch.device, calls: int, act: Callable[[], Any], before: Callable[[int], bool]) -> list[int]:
+    durations = []
+    for number in range(calls):
+        before(number)
+        device.synchronize(here)
+        begin = time.monotonic_ns()
+        act()
+        device.synchronize(here)
+        durations.append(max(1, time.monotonic_ns() - begin))
+    return durations
+
+
+def _each_by_device(here: torch.device, calls: int, act: Callable[[], Any], before: Callable[[int], bool]) -> list[int]:
+    """One mark between two calls, so that the loop is a bare one but for the marks."""
+    event = torch.get_device_module(here).Event
+    spans = []
+    mark = event(enable_timing=True)
+    mark.record()
+    for number in range(calls):
+        if before(number):
+            mark = event(enable_timing=True)
+            mark.record()
+        act()
+        end = event(enable_timing=True)
+        end.record()
+        spans.append((mark, end))
+        mark = end
+    device.synchronize(here)
+    return [max(1, round(begin.elapsed_time(end) * NS_PER_MS)) for begin, end in spans]
