@@ -124,7 +124,8 @@ def value(case: Case, rank: int, place: int) -> int:
         bits = FLOAT32_BITS - math.ceil(math.log2(ranks))
         return sum(mixed.word(case["seed"], source, place, bits) for source in range(ranks))
     if case["operation"] == "all_gather":
-        return mixed.word(case["seed"], *divmod(place, elements), FLOAT32_BITS)
+        source, offset = divmod(place, elements)
+        return mixed.word(case["seed"], source, offset, FLOAT32_BITS)
     if case["operation"] == "all_to_all":
         block = elements // ranks
         source, offset = divmod(place, block)
@@ -215,7 +216,7 @@ def algorithm_factor(case: Case) -> int:
 
 
 def bus_share(case: Case) -> Fraction:
-    """Bus over algorithm bandwidth, as nccl-tests defines it (doc/PERFORMANCE.md): what a perfect link would have to carry."""
+    """Bus over algorithm bandwidth, what each rank must send at least of what is done: 2 (n-1)/n, (n-1)/n, 1 (facts 3.3, last column)."""
     ranks = int(case["processes"])
     others = Fraction(ranks - 1, ranks)
     return {"all_reduce": 2 * others, "all_gather": others, "all_to_all": others}.get(case["operation"], Fraction(1))
