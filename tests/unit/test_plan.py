@@ -108,7 +108,7 @@ def test_select() -> None:
     assert [c["id"] for c in plan.select(resolved, [], "*-c4", None)] == ["text-generation-llama-tiny-c4"]
     assert [c["suite"] for c in plan.select(resolved, ["pretrain"], None, None)] == ["pretrain"]
     assert plan.select(resolved, [], "pretrain-*", "inference") == []
-    assert [c["section"] for c in plan.select(resolved, [], None, "training")] == ["training", "specifications"]
+    assert {c["section"] for c in plan.select(resolved, [], None, "training")} == {"training", "specifications"}
     with pytest.raises(KitError, match="no case fits"):
         plan.select(resolved, [], "nothing-*", None)
     with pytest.raises(KitError, match="did you mean 'pretrain'"):
