@@ -13,6 +13,7 @@ from kit.report.words import Words
 
 Row = dict[str, Any]
 BYTES_PER_ELEMENT = 4
+UNMEASURED = {"NA": "NA", "0": "0", "shown": "NA"}  # state of a row -> what stands where nothing was measured
 
 
 @cache
@@ -132,7 +133,7 @@ def _base(name: str, row: Row, _: Row, words: Words, __: dict[str, int]) -> str:
 def _test(name: str, row: Row, _: Row, words: Words, __: dict[str, int]) -> str:
     value = row["values"].get(name)
     if value is None or value["test"] is None:
-        return row["state"] if value is not None and row["state"] in {"NA", "0"} else words.say("missing")
+        return UNMEASURED.get(row["state"], words.say("missing")) if value is not None else words.say("missing")
     return number(value["test"], "")
 
 

@@ -301,6 +301,15 @@ def test_telemetry_that_jumps() -> None:
     assert "K/s" in told(samples(1, jump_c=30))[0]
 
 
+def test_telemetry_read_ten_times_a_second_as_work_begins() -> None:
+    """What an H100 showed as it took up a product: 11 K from one reading to the next, 18 K within a second."""
+    rise = [0, 0, 11, 12, 13, 14, 15, 15, 16, 17, 17, 18, 18, 18, 19, 19, *[19] * 20]
+    made = [Card(number * NS_PER_S // 10, 0, 1000, power_mw=70_000, temperature_c=42 + more) for number, more in enumerate(rise)]
+    assert told((made, [])) == []
+    high = [Card(one.t, 0, 1000, power_mw=70_000, temperature_c=one.temperature_c + 11 * (number > 7)) for number, one in enumerate(made)]
+    assert "K/s" in told((high, []))[0]
+
+
 def test_telemetry_of_one_that_gets_no_work() -> None:
     """It draws less than it ever did elsewhere."""
     made, busy = samples(1, lazy=True)

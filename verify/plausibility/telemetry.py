@@ -6,7 +6,6 @@ That energy counter and power agree is `verify.telemetry`'s own rule.
 
 from __future__ import annotations
 
-import itertools
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -37,8 +36,15 @@ def check(where: str, samples: Sequence[Sample], busy: Sequence[tuple[int, int]]
 
 
 def _heat(where: str, samples: Sequence[Sample], limits: Mapping[str, Any]) -> Iterator[Finding]:
+    """Each reading against the first that is `heat_over_s` later: what a sensor beside the work shows at once is no rate."""
     known = [(sample.t, sample.temperature_c) for sample in samples if sample.temperature_c is not None]
-    for (t, before), (later, after) in itertools.pairwise(known):
+    second = 0
+    for t, before in known:
+        while second < len(known) and known[second][0] < t + limits["heat_over_s"] * NS_PER_S:
+            second += 1
+        if second == len(known):
+            return
+        later, after = known[second]
         if abs(after - before) > ROUNDING_C + limits["heat_k_per_s"] * (later - t) / NS_PER_S:
             found = f"{after - before} K in {(later - t) / NS_PER_S:.2f} s"
             yield warning(RULE, where, f"at most {limits['heat_k_per_s']} K/s", found)
