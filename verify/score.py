@@ -136,8 +136,9 @@ def _with_energy(
     origin_ns = _origin(source, folder) if windows else 0
     energy, said = telemetry.metrics(case, seen, windows, origin_ns) if windows else ({}, [])
     busy = [(origin_ns + window.begin_ns, origin_ns + window.end_ns) for window in windows]
-    for card in range(case["cards"]) if seen and busy else ():  # the host's other cards do what they like
-        said += plausible(f"{case['id']}: card {card}", seen.cards.get(card, []), busy, limits()["telemetry"])
+    cards = seen.cards if seen and busy else {}
+    for card in sorted(cards.keys() & range(case["cards"])):  # the host's other cards do what they like
+        said += plausible(f"{case['id']}: card {card}", cards[card], busy, limits()["telemetry"])
     values |= energy
     return values | (module.derived(case, values) if hasattr(module, "derived") else {}), said
 

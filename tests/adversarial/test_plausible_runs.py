@@ -235,27 +235,26 @@ def test_an_attempt_with_little_in_it(tmp_path: Path) -> None:
     assert found(built(tmp_path, padded)) == ("verified", {("plausible.unaccounted", "warning")})
 
 
+def spliced(bench: Bench, numbers: tuple[int, ...]) -> None:
+    """Temperatures of two machines on the cards of these numbers; the case's own are 0 and 1."""
+    start = 1000 * NS_PER_S
+    cards = [
+        {"t": start + number * 10**8, "e": "card", "card": card, "read_ns": 10, "power_mw": 90_000, "temperature_c": 40 + 30 * (number > 9)}
+        for number in range(20)
+        for card in numbers
+    ]
+    opened = {"t": start, "e": "opened", "interval_ms": 100, "cards": 2, "missing": None}
+    closed = {"t": start + 3 * NS_PER_S, "e": "closed", "samples": 40}
+    bench.events[PRETRAIN]["telemetry-00000.jsonl"] = [opened, *cards, closed]
+
+
 def test_telemetry_of_an_accelerator_at_rest(tmp_path: Path) -> None:
-    """Temperatures of two machines, spliced."""
-
-    def spliced(bench: Bench) -> None:
-        start = 1000 * NS_PER_S
-        cards = [
-            {
-                "t": start + number * 10**8,
-                "e": "card",
-                "card": card,
-                "read_ns": 10,
-                "power_mw": 90_000,
-                "temperature_c": 40 + 30 * (number > 9),
-            }
-            for number in range(20)
-            for card in (0, 1)
-        ]
-        opened = {"t": start, "e": "opened", "interval_ms": 100, "cards": 2, "missing": None}
-        closed = {"t": start + 3 * NS_PER_S, "e": "closed", "samples": 40}
-        bench.events[PRETRAIN]["telemetry-00000.jsonl"] = [opened, *cards, closed]
-
-    verdict, rules = found(built(tmp_path, spliced))
+    verdict, rules = found(built(tmp_path, lambda bench: spliced(bench, (0, 1))))
     assert verdict == "verified"
     assert ("plausible.telemetry", "warning") in rules
+
+
+def test_telemetry_of_cards_that_the_case_does_not_use_is_not_judged(tmp_path: Path) -> None:
+    verdict, rules = found(built(tmp_path, lambda bench: spliced(bench, (2, 3))))
+    assert verdict == "verified"
+    assert "plausible.telemetry" not in {rule for rule, _ in rules}
