@@ -85,6 +85,9 @@ def case(table: profile.Table, row: profile.Row) -> CaseResult:
         for metric, unit in wanted.items()
         if metric != "perplexity" and not (suite == "stability" and metric == "loss_variance" and "65b" in row.id)
     }
+    if suite == "checkpoint":
+        for pace in ("save_gb_per_s", "raw_write_gb_per_s", "load_gb_per_s", "raw_read_gb_per_s"):
+            values[pace] = Metric(number(f"{name}{pace}", 1, 9), "GB/s", "synthetic")
     steps = [Fraction(6 - 5 * min(step, 60) // 60) + number(f"{name}{step}", 0, 1) / 4 for step in range(120)]
     series = {}
     if suite in {"pretrain", "finetuning", "stability"}:

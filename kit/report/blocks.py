@@ -52,13 +52,14 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A chart as SVG text with title, text alternative, and the values that it shows."""
+    """A chart as SVG text with title, text alternative, and the values that it shows; two that are `half` stand side by side."""
 
     anchor: str
     title: str
     alt: str
     svg: str
     values: Table | None = None
+    half: bool = False
 
 
 @dataclass(frozen=True, slots=True)

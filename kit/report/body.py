@@ -10,7 +10,7 @@ from kit.report import figures, pictures
 from kit.report.blocks import Block, Column, Heading, Items, Page, Table, Text
 from kit.report.markdown import blocks as markdown
 from kit.report.source import Source
-from kit.report.tables import number, state, table
+from kit.report.tables import caption, number, short, state, table
 from kit.report.values import reading
 from kit.report.words import Words
 
@@ -50,9 +50,9 @@ def _overview(source: Source, words: Words) -> Iterator[Block]:
     facts = {key: run.get(key, words.say("missing")) for key in ("run", "plan", "chip")}
     yield Text(words.say("text.overview", verdict=words.say(f"verdict.{source.result['verdict']}"), baseline=named, **facts))
     if run.get("isolation") != "container":
-        reason = source.environment.get("isolation", {}).get("reason") or run.get("isolation", words.say("unknown"))
+        reason = words.name("isolation_reason", source.environment.get("isolation", {}).get("reason") or words.say("unknown"))
         yield Text(words.say("text.isolation", reason=reason), "warning")
-    yield from markdown(source.introduction) if source.introduction else (Text(words.say("text.chip_none"), "note"),)
+    yield from markdown(source.introduction)
     if scoring:
         yield from _narrative(source, words)
     yield heading(words, "summary", 2)
@@ -65,7 +65,8 @@ def _narrative(source: Source, words: Words) -> Iterator[Block]:
     parts = source.result["sections"]["training"]
     scores = {name: figures.part_state(parts[name], words) for name in ("compute", "communication", "checkpoint", "stability")}
     yield Text(words.say("text.scores", **scores))
-    for section, found in source.result["scoring"]["unofficial"].items():
+    for section in ("training", "finetuning", "inference", "all"):
+        found = source.result["scoring"]["unofficial"][section]
         name = words.say(f"section.{section}")
         if found["ratio"] is None:
             yield Text(words.say("text.percent_none", section=name))
@@ -93,7 +94,7 @@ def summary(source: Source, words: Words) -> Table:
         Column(words.say("score")),
         Column(words.say("share_short")),
     )
-    return Table("table-summary", words.say("heading.summary"), columns, tuple(rows))
+    return Table("table-summary", words.bare("summary"), columns, tuple(rows))
 
 
 def _environment(source: Source, words: Words) -> Iterator[Block]:
@@ -133,11 +134,18 @@ def _hardware(source: Source, words: Words) -> Table:
         "grants": facts.get("grants") and ", ".join(f"{name}={value}" for name, value in sorted(facts["grants"].items())),
     }
     rows = tuple(
-        (str(index), words.say(f"hardware.{name}"), str(value) if value else words.say("unknown"))
+        (str(index), words.say(f"hardware.{name}"), str(value) if value else words.say(_why_not(name, run, seen)))
         for index, (name, value) in enumerate(found.items(), start=1)
     )
     columns = (Column(words.say("column.id"), number=True), Column(words.say("column.item")), Column(words.say("column.info")))
-    return Table("table-hardware", words.say("heading.hardware"), columns, rows)
+    return Table("table-hardware", words.bare("hardware"), columns, rows)
+
+
+def _why_not(name: str, run: dict[str, Any], seen: dict[str, Any]) -> str:
+    """The word for a fact that is not there: nothing to say without a container, nothing found, or never asked."""
+    if name in {"image", "lock", "grants"} and run.get("isolation") == "none":
+        return "no_container"
+    return "none_found" if name in {"intra", "inter", "driver"} and seen else "unknown"
 
 
 def _counted(names: Iterable[str]) -> list[str]:
@@ -159,7 +167,7 @@ def _software(source: Source, words: Words) -> Table:
     others = [(words.say("software.differs"), _differences(differs, words))] if differs else []
     rows = tuple((str(index), name, version) for index, (name, version) in enumerate([*stack, *measured, *others], start=1))
     columns = (Column(words.say("column.id"), number=True), Column(words.say("column.name")), Column(words.say("column.version")))
-    return Table("table-software", words.say("heading.software"), columns, rows)
+    return Table("table-software", words.bare("software"), columns, rows)
 
 
 def _differences(differs: list[dict[str, Any]], words: Words) -> str:
@@ -240,7 +248,7 @@ def cases(source: Source, words: Words) -> Table:
     names = ("case", "metric", "value", "spread", "unit")
     columns = [Column(words.say(f"column.{name}"), number=name in {"value", "spread"}) for name in names]
     columns += [Column(words.say("baseline"), number=True), Column(words.say("score"), number=True)]
-    return Table("table-cases", words.say("heading.cases"), tuple(columns), tuple(rows))
+    return Table("table-cases", words.bare("cases"), tuple(columns), tuple(rows))
 
 
 def _case(case: dict[str, Any], words: Words) -> Iterator[tuple[str, ...]]:
@@ -251,7 +259,7 @@ def _case(case: dict[str, Any], words: Words) -> Iterator[tuple[str, ...]]:
         )
         yield (case["id"], missing, shown, missing, missing, missing, missing)
     for name, metric in case["metrics"].items():
-        spread = f"{number(metric['least'], '')} .. {number(metric['most'], '')}" if "least" in metric else missing
+        spread = f"{short(metric['least'])} ~ {short(metric['most'])}" if "least" in metric else missing
         scored = case["metric"] == name
         base = number(case["baseline"], words.say("none")) if scored else missing
         score = number(case["score"], missing) if scored else missing
@@ -267,7 +275,7 @@ def _verification(source: Source, words: Words) -> Iterator[Block]:
         (words.name("severity", finding["severity"]), *(str(finding[key]) for key in keys[1:])) for finding in source.result["findings"]
     )
     columns = tuple(Column(words.say(f"column.{key}")) for key in keys)
-    yield Table("table-findings", words.say("heading.verdict"), columns, findings) if findings else Text(words.say("text.no_findings"))
+    yield Table("table-findings", words.bare("verdict"), columns, findings) if findings else Text(words.say("text.no_findings"))
     yield heading(words, "audit", 2)
     yield from _audit(source, words)
     yield heading(words, "seal", 2)
@@ -285,7 +293,7 @@ def _verification(source: Source, words: Words) -> Iterator[Block]:
     yield heading(words, "signatures", 2)
     columns = (Column(words.say("column.item")), Column(words.say("text.sign_line")))
     rows = tuple((words.say(f"seal.{who}"), "") for who in ("vendor", "lab", "auditor"))
-    yield Table("table-signatures", words.say("heading.signatures"), columns, rows)
+    yield Table("table-signatures", words.bare("signatures"), columns, rows)
 
 
 def _audit(source: Source, words: Words) -> Iterator[Block]:
@@ -301,7 +309,7 @@ def _audit(source: Source, words: Words) -> Iterator[Block]:
         yield Items(tuple(map(str, said["reasons"])))
         names = ("stage", "case", "metric", "vendor", "lab", "log_ratio", "tolerance", "decision")
         columns = tuple(Column(words.say(f"column.{name}"), number=name in names[3:7]) for name in names)
-        yield Table("table-audit", words.say("heading.audit"), columns, tuple(_reruns(said, words)))
+        yield Table("table-audit", words.bare("audit"), columns, tuple(_reruns(said, words)))
     keys = ("rule", "where", "expected", "found")
     rows = tuple(tuple(str(finding[key]) for key in keys) for finding in source.audit["findings"])
     if rows:
@@ -340,18 +348,19 @@ def _against(source: Source, words: Words) -> Iterator[Block]:
 
 def _seal(source: Source, words: Words) -> Table:
     run = source.result["run"]
-    facts = run | run.get("digests", {}) | _window(run, words)
+    origin = {"origin": words.name("origin", run["origin"])} if run.get("origin") else {}
+    facts = run | run.get("digests", {}) | _window(run, words) | origin
     names = ("run", "kit", "started", "finished", "signer", "origin", "sums_sha256", "plan_sha256", "log_size", "log_root", "unwitnessed")
     rows = tuple((words.say(f"seal.{name}"), str(facts.get(name) or words.say("unknown"))) for name in names)
     columns = (Column(words.say("column.item")), Column(words.say("column.value")))
-    return Table("table-seal", words.say("heading.seal"), columns, rows)
+    return Table("table-seal", words.bare("seal"), columns, rows)
 
 
 def _window(run: dict[str, Any], words: Words) -> dict[str, str]:
     """What could have been rewritten unseen."""
     if "unwitnessed" not in run:
         return {}
-    window = run["unwitnessed"] | {"witnesses": ", ".join(run["unwitnessed"]["witnesses"]) or "-"}
+    window = run["unwitnessed"] | {"witnesses": ", ".join(run["unwitnessed"]["witnesses"]) or words.say("nobody")}
     return {"unwitnessed": words.say("text.unwitnessed", **window)}
 
 
@@ -363,10 +372,10 @@ def _reading(source: Source, words: Words) -> Iterator[Block]:
     yield Text(words.say("text.reading", **named, filled=scoring["baseline"]["filled"], cells=scoring["baseline"]["cells"]))
     rows = tuple(
         (
-            scored["place"],
-            scored["id"],
-            part["id"],
-            part["metric"],
+            words.name("place", scored["place"]),
+            caption(scored, words),
+            words.name("part", part["id"]),
+            words.name("metric", part["metric"]),
             part["formula"],
             number(part["weight"], ""),
             words.say(f"provenance.{part['provenance']}"),
@@ -376,4 +385,4 @@ def _reading(source: Source, words: Words) -> Iterator[Block]:
     )
     heads = ("column.place", "column.table", "column.item", "column.metric", "column.formula", "weight", "column.provenance")
     columns = tuple(Column(words.say(head)) for head in heads)
-    yield Table("table-reading", words.say("heading.reading"), columns, rows)
+    yield Table("table-reading", words.bare("reading"), columns, rows)

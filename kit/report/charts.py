@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-WIDTH, LEFT, RIGHT = 720, 64, 16
+WIDTH, HALF, LEFT, RIGHT = 720, 440, 64, 16
 BAR, GAP, PLOT_HEIGHT = 16, 8, 260
+CHARACTER = 7.5  # width of a digit in labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +22,9 @@ class Point:
     name: str
 
 
-def _svg(height: int, parts: Sequence[str], name: str) -> str:
+def _svg(height: int, parts: Sequence[str], name: str, width: int = WIDTH) -> str:
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" role="img" aria-label="{_attribute(name)}" '
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" aria-label="{_attribute(name)}" '
         f'xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'
     )
 
@@ -66,6 +67,8 @@ def bars(entries: Sequence[tuple[str, float | None, str]], name: str, mark: floa
         _line(at(tick), top - 4, at(tick), height - 6, "grid") + _text(at(tick), 12, f"{tick:g}", "middle", "tick")
         for tick in nice(0, largest)
     ]
+    if mark is not None:
+        parts.append(_line(at(mark), top - 6, at(mark), height - 4, "mark"))
     for index, (label, value, shown) in enumerate(entries):
         y = top + index * (BAR + GAP)
         parts.append(_text(label_width - 8, y + 12, label, "end"))
@@ -74,10 +77,13 @@ def bars(entries: Sequence[tuple[str, float | None, str]], name: str, mark: floa
             parts.append(
                 f'<rect class="{kind}" x="{label_width}" y="{y}" width="{max(0.5, at(value) - label_width):.1f}" height="{BAR}" rx="2"/>'
             )
-        parts.append(_text((at(value) if value is not None else label_width) + 6, y + 12, shown, kind="value"))
-    if mark is not None:
-        parts.append(_line(at(mark), top - 6, at(mark), height - 4, "mark"))
+        parts.append(_text(_beside(at(value or 0), at(mark) if mark else 0, shown) + 6, y + 12, shown, kind="value"))
     return _svg(height, parts, name)
+
+
+def _beside(end: float, mark: float, shown: str) -> float:
+    """Where the value of a bar begins: at its end, or after the mark where it would lie across it."""
+    return mark if end <= mark < end + 12 + CHARACTER * len(shown) else end
 
 
 def scatter(points: Sequence[Point], bounds: Sequence[float], axes: tuple[str, str], legend: Sequence[str], name: str) -> str:
@@ -129,9 +135,18 @@ def _legend(names: Sequence[str], y: float, *, lines: bool = False) -> list[str]
     return parts
 
 
-def lines(series: Sequence[Sequence[float]], warmup: int, axes: tuple[str, str], legend: Sequence[str], name: str) -> str:
-    """Lines over steps, the first `warmup` points shaded."""
-    top, height = 30, PLOT_HEIGHT // 2 + 90
+def lines(
+    series: Sequence[Sequence[float]],
+    warmup: int,
+    axes: tuple[str, str],
+    legend: Sequence[str],
+    name: str,
+    *,
+    every: int = 1,
+    width: int = WIDTH,
+) -> str:
+    """Lines over steps, a point each `every` of them, the first `warmup` points shaded."""
+    top, height = 30, PLOT_HEIGHT // 2 + 104
     plot = PLOT_HEIGHT // 2 + 20
     values = [value for line in series for value in line]
     low, high = min(values), max(values)
@@ -140,18 +155,21 @@ def lines(series: Sequence[Sequence[float]], warmup: int, axes: tuple[str, str],
     count = max(2, *(len(line) for line in series), 2)
 
     def place(index: float, value: float) -> tuple[float, float]:
-        return LEFT + (WIDTH - LEFT - RIGHT) * index / (count - 1), top + plot * (1 - (value - low) / (high - low))
+        return LEFT + (width - LEFT - RIGHT) * index / (count - 1), top + plot * (1 - (value - low) / (high - low))
 
     parts = []
     if warmup:
-        width = place(min(warmup, count - 1), low)[0] - LEFT
-        parts.append(f'<rect class="warmup" x="{LEFT}" y="{top}" width="{width:.1f}" height="{plot}"/>')
+        shaded = place(min(warmup, count - 1), low)[0] - LEFT
+        parts.append(f'<rect class="warmup" x="{LEFT}" y="{top}" width="{shaded:.1f}" height="{plot}"/>')
     for tick in nice(low, high, 4):
         y = place(0, tick)[1]
-        parts += [_line(LEFT, y, WIDTH - RIGHT, y, "grid"), _text(LEFT - 6, y + 4, f"{tick:.4g}", "end", "tick")]
+        parts += [_line(LEFT, y, width - RIGHT, y, "grid"), _text(LEFT - 6, y + 4, f"{tick:.4g}", "end", "tick")]
+    for tick in nice(0, (count - 1) * every, 6):
+        x = place(tick / every, low)[0]
+        parts.append(_text(min(x, width - RIGHT), top + plot + 16, f"{tick:g}", "middle", "tick"))
     for index, line in enumerate(series):
         points = " ".join("{:.1f},{:.1f}".format(*place(position, value)) for position, value in enumerate(line))
         parts.append(f'<polyline class="line l{index}" points="{points}"/>')
-    parts += [_text(WIDTH - RIGHT, top + plot + 16, axes[0], "end", "tick"), _text(LEFT, 16, axes[1])]
-    parts += _legend(legend, top + plot + 30, lines=True) if len(legend) > 1 else []
-    return _svg(height if len(legend) > 1 else height - 14, parts, name)
+    parts += [_text((LEFT + width - RIGHT) / 2, top + plot + 32, axes[0], "middle", "tick"), _text(LEFT, 16, axes[1])]
+    parts += _legend(legend, top + plot + 46, lines=True) if len(legend) > 1 else []
+    return _svg(height if len(legend) > 1 else height - 14, parts, name, width)

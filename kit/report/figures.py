@@ -17,11 +17,14 @@ SHOWN_POINTS = 40  # of a series, in its table: enough to read a curve, small en
 
 def overview(source: Source, words: Words) -> Figure:
     """Scores of the parts of the report, as bars."""
+    sections = source.result["sections"]
     found = [
-        (f"{words.say(f'section.{section}')} · {words.say(f'part_name.{part}')}", entry["score"], part_state(entry, words))
-        for section, parts in source.result["sections"].items()
-        for part, entry in parts.items()
+        (f"{words.say(f'section.{section}')} · {words.say(f'part_name.{part}')}", sections[section][part])
+        for section in words.entries["section"]
+        for part in words.entries["part_name"]
+        if part in sections.get(section, {})
     ]
+    found = [(label, entry["score"], part_state(entry, words)) for label, entry in found]
     title = words.say("chart.overview")
     svg = charts.bars([(label, value if value else None, shown) for label, value, shown in found], title)
     table = _values("figure-overview", title, _columns(words, "part", "score"), ((label, shown) for label, _, shown in found), words)
@@ -75,20 +78,28 @@ def _sides(row: dict[str, Any], metric: str, words: Words) -> tuple[str, str]:
     return number(value["base"], words.say("none")), number(value["test"], words.say("missing"))
 
 
+PACES = {  # metric -> word
+    "save_gb_per_s": "save_rate",
+    "raw_write_gb_per_s": "raw_write",
+    "load_gb_per_s": "load_rate",
+    "raw_read_gb_per_s": "raw_read",
+}
+
+
 def checkpoint(source: Source, words: Words) -> Figure | None:
-    """Save and load times, beside what the raw disk would take where a case measured it."""
-    cases = [case for case in source.result["cases"] if case["part"] == "checkpoint" and "save_total_s" in case["metrics"]]
+    """The pace of saving and loading beside the raw disk of the same rounds, in GB/s."""
+    cases = [case for case in source.result["cases"] if case["part"] == "checkpoint" and "save_gb_per_s" in case["metrics"]]
     if not cases:
         return None
     entries = []
     for case in cases:
-        for metric in ("save_total_s", "load_total_s", "raw_disk_save_s", "raw_disk_load_s"):
+        for metric, label in PACES.items():
             if metric in case["metrics"]:
                 value = case["metrics"][metric]["value"]
-                label = words.say("chart.raw") if metric.startswith("raw") else words.name("metric", metric)
-                entries.append((f"{case['fields']['cards']} · {label}", value, number(value, "")))
+                cards = f"{case['fields']['cards']} {words.say('column.cards')}"
+                entries.append((f"{cards} · {words.say(f'chart.{label}')}", value, number(value, "")))
     title = words.say("chart.checkpoint")
-    columns = (Column(words.say("column.item")), Column("s", number=True))
+    columns = (Column(words.say("column.item")), Column("GB/s", number=True))
     table = _values("figure-checkpoint", title, columns, ((label, shown) for label, _, shown in entries), words)
     svg = charts.bars(entries, title, mark=None)
     return Figure("figure-checkpoint", title, words.say("chart.checkpoint_alt", count=len(cases)), svg, table)
@@ -135,7 +146,7 @@ def curves(source: Source, words: Words) -> Iterator[Figure]:
             names = [words.say(key) for key in ("test", "baseline", "chart.difference")]
             values = [curve[key] for key in ("test", "base", "difference")]
             unit = row["values"]["loss_variance"]["unit"]
-            svg = charts.lines(values, 0, (words.say("chart.step"), "loss"), names, title)
+            svg = charts.lines(values, 0, (words.say("chart.step"), f"{words.name('metric', 'loss')} (nat/token)"), names, title)
             variance = number(row["values"]["loss_variance"]["test"], "")
             alt = words.say("chart.loss_base_alt", steps=len(values[0]), variance=variance, unit=unit)
             anchor = f"figure-curve-{slug(row['id'])}"
@@ -168,10 +179,13 @@ def _series(case: str, name: str, found: dict[str, Any], words: Words) -> Figure
         unit=found["unit"],
         warmup=found["warmup"] * found["every"],
     )
-    svg = charts.lines([values], found["warmup"], (axis, f"{name} ({found['unit']})"), [name], title)
+    svg = charts.lines(
+        [values], found["warmup"], (axis, f"{name} ({found['unit']})"), [name], title, every=found["every"], width=charts.HALF
+    )
     anchor = f"figure-{slug(case)}-{slug(name)}"
     every = max(1, -(-len(values) // SHOWN_POINTS))
     rows = tuple((str(index * found["every"]), number(values[index], "")) for index in range(0, len(values), every))
     notes = (words.say("thinned", every=every),) if every > 1 else ()
     columns = (Column(words.say("column.step"), number=True), Column(f"{name} ({found['unit']})", number=True))
-    return Figure(anchor, title, alt, svg, Table(f"{anchor}-values", f"{words.say('values')} · {title}", columns, rows, notes=notes))
+    table = Table(f"{anchor}-values", f"{words.say('values')} · {title}", columns, rows, notes=notes)
+    return Figure(anchor, title, alt, svg, table, half=True)

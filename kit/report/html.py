@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import itertools
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def render(page: Page) -> str:
     """The whole file."""
     style, script = asset("report.css"), asset("report.js")
     policy = f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; img-src data:; base-uri 'none'; form-action 'none'"
-    body = "\n".join(_block(block, page.labels) for block in page.blocks)
+    body = "\n".join(_blocks(page))
     return f"""<!doctype html>
 <html lang="{safe(page.language)}">
 <head>
@@ -68,6 +69,13 @@ def _contents(page: Page) -> str:
     links = [block for block in page.blocks if isinstance(block, Heading) and block.level <= 3]
     items = "".join(f'<li class="level{link.level}"><a href="#{safe(link.anchor)}">{safe(link.text)}</a></li>' for link in links)
     return f"<details><summary>{safe(page.labels['contents'])}</summary><ol>{items}</ol></details>"
+
+
+def _blocks(page: Page) -> Iterator[str]:
+    """Every block; charts of half the width that follow each other in one grid."""
+    for half, group in itertools.groupby(page.blocks, key=lambda block: isinstance(block, Figure) and block.half):
+        made = [_block(block, page.labels) for block in group]
+        yield '<div class="pair">' + "".join(made) + "</div>" if half else "\n".join(made)
 
 
 def _block(block: Block, labels: dict[str, str]) -> str:

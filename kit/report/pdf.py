@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from kit.report.html import asset, visible
 
 CHINESE_FONTS = ("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Zen Hei")
 LONG, PIECE, ZERO_WIDTH_SPACE = re.compile(r"\S{41,}"), re.compile(r".{1,16}"), "\u200b"
+FLIPPED_COLUMNS, FLIPPED_ROWS = 12, 20  # a table this wide and long gets pages of its own, sideways
 FIRST_CJK, LAST_CJK = "\u3400", "\u9fff"
 
 
@@ -52,8 +55,18 @@ def _data(page: Page) -> dict[str, Any]:
         "language": page.language.partition("-")[0],
         "title": visible(page.title),
         "subtitle": page.subtitle,
-        "blocks": [block for entry in page.blocks for block in _block(entry)],
+        "blocks": list(_blocks(page)),
     }
+
+
+def _blocks(page: Page) -> Iterator[dict[str, Any]]:
+    """Every block; charts of half the width that follow each other together."""
+    for half, group in itertools.groupby(page.blocks, key=lambda block: isinstance(block, Figure) and block.half):
+        made = [block for entry in group for block in _block(entry)]
+        if half:
+            yield {"kind": "figures", "figures": made}
+        else:
+            yield from made
 
 
 def _block(block: Block) -> list[dict[str, Any]]:
@@ -84,6 +97,7 @@ def _table(table: Table) -> dict[str, Any]:
     columns = [{"name": column.name, "group": column.group, "number": column.number} for column in table.columns]
     return {
         "kind": "table",
+        "flipped": len(table.columns) >= FLIPPED_COLUMNS and len(table.rows) >= FLIPPED_ROWS,
         "caption": visible(table.caption),
         "columns": columns,
         "rows": [[breakable(visible(cell)) for cell in row] for row in table.rows],

@@ -26,7 +26,17 @@ def number(value: float | None, none: str) -> str:
     """Six significant digits, everywhere in a report; integers of any size whole."""
     if value is None:
         return none
-    return str(value) if isinstance(value, int) else f"{value:.6g}"
+    return str(value) if isinstance(value, int) else _plain(f"{value:.6g}")
+
+
+def short(value: float) -> str:
+    """Four significant digits, for a spread."""
+    return _plain(f"{value:.4g}")
+
+
+def _plain(text: str) -> str:
+    """A large number without an exponent; nobody reads 1.394e+04."""
+    return f"{float(text):.0f}" if "e+" in text else text
 
 
 def state(found: Row, words: Words) -> str:
@@ -43,7 +53,7 @@ def table(scored: Row, words: Words, cards: dict[str, int], part: str | None = N
     cells = tuple(tuple(_cell(column, row, scored, words, cards) for column in columns) for row in rows)
     return Table(
         anchor=f"table-{scored['id']}" + (f"-{slug(part)}" if part else ""),
-        caption=_caption(scored, words, part),
+        caption=caption(scored, words, part),
         columns=tuple(_column(column, scored, words) for column in columns),
         rows=cells,
         foot=None if scored["total_kind"] == "none" else (words.say("total"), state(scored["total"], words)),
@@ -66,8 +76,9 @@ def slug(text: str) -> str:
     return "".join(character if character.isalnum() and character.isascii() else "-" for character in text.lower())
 
 
-def _caption(scored: Row, words: Words, part: str | None) -> str:
-    name = words.say(f"heading.{scored['id']}") if scored["id"] in words.entries["heading"] else words.say(f"heading.{scored['part']}")
+def caption(scored: Row, words: Words, part: str | None = None) -> str:
+    """What a table is of, without the number of its section."""
+    name = words.bare(scored["id"] if scored["id"] in words.entries["heading"] else scored["part"])
     if scored["section"] in words.entries["section"] and scored["section"] != "inference":
         return f"{words.say('section.' + scored['section'])} · {name}"
     if part is None:
@@ -80,7 +91,7 @@ def _notes(scored: Row, words: Words) -> tuple[str, ...]:
     if scored["total_kind"] == "none":
         return tuple(_judged(scored, words))
     weights = sorted({row["provenance"] for row in scored["rows"]} | {part["provenance"] for part in scored["parts"]})
-    named = ", ".join(words.say(f"provenance.{name}") for name in weights)
+    named = words.say("comma").join(words.say(f"provenance.{name}") for name in weights)
     formula = words.say("formula", formula=scored["formula"], provenance=words.say(f"provenance.{scored['provenance']}"), weights=named)
     share = words.say("share", **{key: scored["total"][key] for key in ("rows", "counted", "submitted")})
     return (share, formula, *_judged(scored, words))
@@ -143,7 +154,7 @@ def _actual(name: str, row: Row, _: Row, words: Words, __: dict[str, int]) -> st
 
 def _spread(name: str, row: Row, _: Row, words: Words, __: dict[str, int]) -> str:
     spread = row["values"].get(name, {}).get("spread")
-    return f"{spread[0]:.4g} ~ {spread[1]:.4g}" if spread else words.say("missing")
+    return f"{short(spread[0])} ~ {short(spread[1])}" if spread else words.say("missing")
 
 
 def _distance(name: str, row: Row, _: Row, words: Words, __: dict[str, int]) -> str:
@@ -166,7 +177,7 @@ def _label(name: str, row: Row, _: Row, words: Words, __: dict[str, int]) -> str
 
 
 def _why(_: str, row: Row, __: Row, words: Words, ___: dict[str, int]) -> str:
-    return ", ".join(words.name("reason", reason) for reason in [row["reason"], *row["notes"]] if reason)
+    return words.say("comma").join(words.name("reason", reason) for reason in [row["reason"], *row["notes"]] if reason)
 
 
 def _tier(_: str, row: Row, scored: Row, __: Words, ___: dict[str, int]) -> str:
@@ -201,7 +212,7 @@ CELLS: dict[str, Callable[[str, Row, Row, Words, dict[str, int]], str]] = {
     "id": _id,
     "batch": lambda _, row, __, ___, ____: str(row["label"]["concurrency"]),
     "resolution": lambda _, row, __, ___, ____: f"{row['label']['side']}*{row['label']['side']}",
-    "weight": lambda _, row, __, words, ____: number(row["weight"], words.say("missing")),
+    "weight": lambda _, row, __, words, ____: words.say("missing") if row["weight"] is None else f"{row['weight'] * 100:.6g} %",
     "part": lambda name, row, _, words, __: state(row["parts"][name], words),
     "score": lambda _, row, __, words, ___: state(row, words),
 }

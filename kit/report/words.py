@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass
 from functools import cache
@@ -10,6 +11,9 @@ from typing import Any
 
 FOLDER = Path(__file__).parent / "words"
 LANGUAGES = ("en", "zh")
+
+
+NUMBER = re.compile(r"^\W*[0-9][0-9.]*\W\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,10 @@ class Words:
         for name in key.split("."):
             found = found[name]
         return str(found).format_map(slots) if slots else str(found)
+
+    def bare(self, heading: str) -> str:
+        """A heading without its number, for the caption of a table below it."""
+        return NUMBER.sub("", self.say(f"heading.{heading}"))
 
     def name(self, group: str, key: str) -> str:
         """The word for a name that comes out of a run, or the name itself."""

@@ -252,7 +252,7 @@ def finish(
     used = table.parts if used is None else used
     scored = {part.id: score_part(part, values[part.metric]) for part in used}
     if not table.parts:
-        return RowResult(row, case, values, {}, Scored(missing.state, None, missing.reason) if missing else Scored("shown", None), notes)
+        return RowResult(row, case, values, {}, _shown(row, values, missing), notes)
     result = combine(used, scored)
     if missing is not None:
         comparable = result.state != "no_baseline"
@@ -262,6 +262,14 @@ def finish(
         }
     shown = {part.id: Scored("shown", None) for part in table.parts if part not in used}
     return RowResult(row, case, values, scored | shown, result, notes)
+
+
+def _shown(row: Row, values: dict[str, Value], missing: Scored | None) -> Scored:
+    """State of a row that nothing scores; one of its own metric that the case does not tell is NA."""
+    if missing is not None:
+        return Scored(missing.state, None, missing.reason)
+    untold = row.metric is not None and all(value.test is None for value in values.values())
+    return Scored("NA", None, "not_measured") if untold else Scored("shown", None)
 
 
 def total(table: Table, rows: tuple[RowResult, ...]) -> Total:
