@@ -323,7 +323,7 @@ def _reruns(said: dict[str, Any], words: Words) -> Iterator[tuple[str, ...]]:
         for one in stage["cases"] if stage else ():
             lab = " ".join(one["lab"]) or words.say("missing")
             numbers = (str(one["vendor"]), lab, str(one["logRatio"]), str(one["tolerance"]))
-            yield (name, one["id"], one["metric"], *numbers, words.name("decision", one["verdict"]))
+            yield (words.name("stage_name", name), one["id"], one["metric"], *numbers, words.name("decision", one["verdict"]))
 
 
 def _against(source: Source, words: Words) -> Iterator[Block]:

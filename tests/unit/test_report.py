@@ -362,9 +362,9 @@ AUDIT: dict[str, Any] = {
     "schemaVersion": 1, "verdict": "verified", "run": synthetic.RUN, "statements": {}, "findings": [],
     "audit": {
         "verdict": "pass", "sample": ["communication-pt2pt-8"], "chosen": [], "runs": [{}], "reasons": ["each within its tolerance"],
-        "stages": {"first": {"mean": {}, "cases": [
+        "stages": {"sample": {"mean": {}, "cases": [
             {"id": "communication-pt2pt-8", "metric": "throughput_gbps", "vendor": "98.05", "lab": ["97.9"], "logRatio": "0.0015",
-             "tolerance": "0.02", "verdict": "pass"}]}, "second": None},
+             "tolerance": "0.02", "verdict": "pass"}]}, "full": None},
     },
 }  # fmt: skip
 
@@ -372,7 +372,7 @@ AUDIT: dict[str, Any] = {
 def test_audit_fills_its_slot(source: Source, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     audited = replace(source, audit=AUDIT)
     cells = Cells(html.render(body.page(audited, words.load("zh")))).tables["table-audit"]
-    assert cells[1] == ["first", "communication-pt2pt-8", "throughput_gbps", "98.05", "97.9", "0.0015", "0.02", "通过"]
+    assert cells[1] == ["抽样复测", "communication-pt2pt-8", "throughput_gbps", "98.05", "97.9", "0.0015", "0.02", "通过"]
     result, audit = tmp_path / "r.json", tmp_path / "a.json"
     result.write_text(json.dumps(source.result))
     audit.write_text(json.dumps(AUDIT | {"run": "another"}))
