@@ -18,13 +18,13 @@ SHOWN_POINTS = 40  # of a series, in its table: enough to read a curve, small en
 def overview(source: Source, words: Words) -> Figure:
     """Scores of the parts of the report, as bars."""
     sections = source.result["sections"]
-    found = [
+    entries = [
         (f"{words.say(f'section.{section}')} · {words.say(f'part_name.{part}')}", sections[section][part])
         for section in words.entries["section"]
         for part in words.entries["part_name"]
         if part in sections.get(section, {})
     ]
-    found = [(label, entry["score"], part_state(entry, words)) for label, entry in found]
+    found = [(label, entry["score"], part_state(entry, words)) for label, entry in entries]
     title = words.say("chart.overview")
     svg = charts.bars([(label, value if value else None, shown) for label, value, shown in found], title)
     table = _values("figure-overview", title, _columns(words, "part", "score"), ((label, shown) for label, _, shown in found), words)
