@@ -66,7 +66,9 @@ def _try(recorder: Recorder, here: torch.device, what: str, act: Callable[[], No
     """What the device or its software has not is a fact about it; every other fault fails the case, with what was asked for."""
     try:
         act()
-    except (RuntimeError, TypeError, MemoryError) as error:
+    except OSError:
+        raise  # events cannot be written
+    except Exception as error:
         if device.out_of_memory(error):
             raise device.OutOfMemory(_advice(what, device.peak_bytes(here))) from error
         if not device.unsupported(error):
