@@ -116,7 +116,8 @@ def _all_gather(case: Case, member: Member, streams: Streams) -> Operation:
             for begin, count in pieces(0, case["elements"]):
                 yield rank * case["elements"] + begin, count, [(rank, begin)]
 
-    return Operation(lambda: dist.all_gather_into_tensor(result, own), result, parts)
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # the older name, which torch gives up
+    return Operation(lambda: gather(result, own), result, parts)
 
 
 def _all_to_all(case: Case, member: Member, streams: Streams) -> Operation:
