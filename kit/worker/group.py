@@ -51,8 +51,7 @@ def joined(case: dict[str, Any], recorder: Recorder) -> Iterator[Member]:
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "29500")):
         os.environ.setdefault(name, value)
     library = device.backend(here)
-    named = {} if here.type == "cpu" else {"device_id": here}
-    dist.init_process_group(library, timeout=timedelta(seconds=case["time_limit_s"]), **named)
+    dist.init_process_group(library, timeout=timedelta(seconds=case["time_limit_s"]))
     member = Member(rank, ranks, case.get("nodes", 1), here)
     settings = {name: value for name, value in sorted(os.environ.items()) if name.startswith(f"{library.upper()}_")}
     recorder.event("group", library=library, settings=settings)

@@ -9,10 +9,11 @@ mkdir -p "$out"
 trap 'rm -rf "$out/config" "$out/cache"' EXIT
 numbers=$(seq -s, 0 $((cards - 1)))
 [ "$chip" = cpu ] || only="--cards $numbers"
-sed "s/cards = \[2\]/cards = [$cards]/; s/^processes = 2/processes = $cards/" tests/device/cards.toml |
-  awk -v scale="$scale" -v cards="$cards" '/^elements = / && scale > 1 { $3 = int($3 / scale / cards) * cards } { print }' > "$out/cards.toml"
-for plan in "$out/cards.toml" ${PLANS:-}; do
-  timeout 600 python3 -m kit run --plan "$plan" --chip "$chip" --isolation none ${only:-} --out "$out/runs"
+for plan in tests/device/cards.toml ${PLANS:-}; do
+  made="$out/$(basename "$plan")"
+  sed "s/cards = \[2\]/cards = [$cards]/; s/^processes = 2/processes = $cards/; s/^global_batch = 16/global_batch = $((8 * cards))/" "$plan" |
+    awk -v scale="$scale" -v cards="$cards" '/^elements = / && scale > 1 { $3 = int($3 / scale / cards) * cards } { print }' > "$made"
+  timeout 600 python3 -m kit run --plan "$made" --chip "$chip" --isolation none ${only:-} --anonymous --out "$out/runs"
 done
 for run in "$out"/runs/*/; do
   python3 -m verify "$run" --policy self --json "$out/$(basename "$run").json"
