@@ -52,7 +52,6 @@ def _overview(source: Source, words: Words) -> Iterator[Block]:
     if run.get("isolation") != "container":
         reason = words.name("isolation_reason", source.environment.get("isolation", {}).get("reason") or words.say("unknown"))
         yield Text(words.say("text.isolation", reason=reason), "warning")
-    yield from markdown(source.introduction)
     if scoring:
         yield from _narrative(source, words)
     yield heading(words, "summary", 2)
