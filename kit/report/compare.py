@@ -39,10 +39,17 @@ def _differs(sources: list[Source], words: Words) -> Table:
     rows = []
     for key in keys:
         told = [facts.get(key, words.say("missing")) for facts in flat]
-        if len(set(told)) > 1:
-            rows.append((key, *told))
+        compared = [text for text, source in zip(told, sources, strict=True) if not source.pack or key in dict(_facts(source, words))]
+        if len(set(compared)) > 1:
+            rows.append((_named(key, words), *told))
     columns = values.columns((words.say("column.item"),), sources, numeric=False)
     return Table("table-differs", words.say("compare.differs"), columns, tuple(rows))
+
+
+def _named(key: str, words: Words) -> str:
+    """The word for a fact; of one inside another (image.config) the word for the outer."""
+    outer, dot, inner = key.partition(".")
+    return words.name("fact", outer) + (f" {inner}" if dot else "") if outer in words.entries["fact"] else key
 
 
 def _facts(source: Source, words: Words) -> Iterator[tuple[str, str]]:

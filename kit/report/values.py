@@ -44,14 +44,29 @@ def of_rows(sources: list[Source], words: Words) -> Table:
                 label = " ".join(str(text) for text in row["label"].values())
                 asked.setdefault((table["id"], row["id"], metric), (f"{table['place']} {table['id']}", label))
     columns_found = [_column(source) for source in sources]
+    apart = _apart(sources, columns_found)
     rows = []
     for key, (place, label) in asked.items():
         there = [found.get(key) for found in columns_found]
         shown = (_shown(value, source, words) for value, source in zip(there, sources, strict=True))
         units = [unit for _, unit in filter(None, there)]
-        rows.append((place, label, key[2], units[0], *shown, _mark(units, "unit_why", words)))
+        mark = _mark(["", "apart"], "fabric_why", words) if key[:2] in apart else _mark(units, "unit_why", words)
+        rows.append((place, label, key[2], units[0], *shown, mark))
     first = tuple(words.say(f"column.{column}") for column in ("section", "item", "metric", "unit"))
     return Table("table-values", words.say("compare.values"), columns(first, sources, words.say("row_note"), numeric=True), tuple(rows))
+
+
+def _apart(sources: list[Source], columns_found: list[dict[tuple[str, str, str], tuple[float, str]]]) -> set[tuple[str, str]]:
+    """Rows whose conditions (bandwidth between nodes) are further apart between two columns than the profile allows."""
+    found = set()
+    for source in sources:
+        for table in (source.result["scoring"] or {"tables": []})["tables"]:
+            for row, condition in ((row, condition) for row in table["rows"] for condition in table.get("conditions", ())):
+                key = (table["id"], row["id"], condition["metric"])
+                there = [column[key][0] for column in columns_found if key in column]
+                if there and max(there) - min(there) > condition["tolerance"] * min(there):
+                    found.add(key[:2])
+    return found
 
 
 def _cells(source: Source) -> Iterator[tuple[Found, Found, str, Found]]:

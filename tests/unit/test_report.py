@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tomllib
 from dataclasses import replace
+from fractions import Fraction
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from kit.report.source import Source
 from tests import hostile, synthetic
 from tests.adversarial import builder
 from verify.data import violations
-from verify.metrics import Series
+from verify.metrics import Metric, Series
 from verify.scoring.attach import attach
 from verify.scoring.baseline import load
 
@@ -259,6 +260,31 @@ def test_compare_marks_what_is_not_comparable(source: Source) -> None:
     assert all(row[-1] == "only in one" for row in cells["table-metrics"] if row[0] == source.result["cases"][30]["id"])
     assert ["chip", "synthetic", "other chip"] in cells["table-differs"]
     assert len([row for row in cells["table-rows"] if row[0].endswith("communication")]) == 10
+
+
+@pytest.mark.parametrize(("gbps", "marked"), [(205, False), (400, True)])
+def test_rows_of_runs_at_another_fabric_are_marked(gbps: int, marked: bool) -> None:
+    """Ruling 25, between two runs: 200 Gb/s between nodes against 205, and against 400."""
+    made = []
+    for name, value in (("one", 200), ("other", gbps)):
+        result = synthetic.result(name=name)
+        result.cases = [
+            replace(
+                case,
+                fields=case.fields | {"nodes": 4},
+                metrics=case.metrics | {"internode_gbps": Metric(Fraction(value), "Gb/s", "")},
+            )
+            if case.id == "communication-all_reduce-32"
+            else case
+            for case in result.cases
+        ]
+        attach(result)
+        made.append(Source(json.loads(json.dumps(result.document())), {}))
+    cells = Cells(html.render(compare.page(made, words.load("en")))).tables["table-values"]
+    rows = [row for row in cells if row[:2] == ["3.2.2(2) communication", "all_reduce 32 4259924984"]]
+    assert {row[2] for row in rows} >= {"throughput_gbps", "internode_gbps"}
+    assert {("not comparable" in row[-1]) for row in rows} == {marked}
+    assert not any("not comparable" in row[-1] for row in cells if row[1].startswith("all_reduce 8"))
 
 
 def test_a_baseline_stands_as_a_column(source: Source, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
