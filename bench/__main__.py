@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import sys
 
-from bench import audit, container, recording, replay, report, streaming
+from bench import audit, client, container, recording, replay, report, streaming
 
 BENCHES = {
     "audit": audit.main,
+    "client": client.main,
     "recording": recording.main,
     "replay": replay.main,
     "report": report.main,
     "streaming": streaming.main,
     "container": container.main,
 }
-WITH_OPTIONS = {"replay"}
+WITH_OPTIONS = {"client", "replay"}
 
 
 def main(argv: list[str]) -> int:

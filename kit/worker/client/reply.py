@@ -6,10 +6,9 @@ Tokens are counted from ids, from log-probabilities' tokens or from running `usa
 from __future__ import annotations
 
 import json
-from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import sse, wire
 
@@ -17,37 +16,35 @@ DONE = b"[DONE]"
 EXCERPT = 160
 ID_PREFIX = "token_id:"
 
-Clock = Callable[[int], tuple[int, int]]
+Clock = Callable[[int], int]
 
 
 class Unreadable(Exception):
     """An event is not what a completion's event is; the message says which and why."""
 
 
-@dataclass(slots=True)
-class Chunk:
-    """Tokens that became known together: time in ns of the monotonic clock, how late this process read them in ns.
+class Chunk(NamedTuple):
+    """Tokens that became known together, in ns of the monotonic clock.
 
     `tokens` is None where the server does not say how many, `text_bytes` the size of the text in UTF-8.
     """
 
     ns: int
-    late_ns: int
     tokens: int | None
     ids: list[int]
-    text_bytes: int = 0
+    text_bytes: int
 
 
 @dataclass(slots=True)
 class Reply:
-    """One request's answer; `fault` is None where nothing was wrong with it."""
+    """One request's answer; `fault` is None where nothing was wrong with it. Chunks are kept as the columns of one table."""
 
     request: int
     due_ns: int = 0
     send_ns: int = 0
     sent_ns: int = 0
     end_ns: int = 0
-    chunks: list[Chunk] = field(default_factory=list)
+    columns: tuple[list[int], list[int | None], list[list[int]], list[int]] = field(default_factory=lambda: ([], [], [], []))
     model: str | None = None
     finish: str | None = None
     prompt_tokens: int | None = None
@@ -57,24 +54,28 @@ class Reply:
     fault: str | None = None
 
     @property
+    def chunks(self) -> Iterator[Chunk]:
+        """In order."""
+        return map(Chunk._make, zip(*self.columns, strict=True))
+
+    @property
     def tokens(self) -> int:
         """Tokens of the whole answer: of its chunks where each is known, else of `usage`."""
-        known = [chunk.tokens for chunk in self.chunks if chunk.tokens is not None]
-        return sum(known) if len(known) == len(self.chunks) else self.completion_tokens or 0
+        known = self.columns[1]
+        return self.completion_tokens or 0 if None in known else sum(one or 0 for one in known)
 
     def plain(self) -> dict[str, Any]:
         """As JSON has it."""
-        found = {one.name: getattr(self, one.name) for one in fields(self)}
-        return found | {"chunks": [[chunk.ns, chunk.late_ns, chunk.tokens, chunk.ids, chunk.text_bytes] for chunk in self.chunks]}
+        return {one.name: getattr(self, one.name) for one in fields(self)}
 
 
 def of_plain(found: dict[str, Any]) -> Reply:
     """The reply that `plain` wrote."""
-    return Reply(**{**found, "chunks": [Chunk(*chunk) for chunk in found["chunks"]]})
+    return Reply(**{**found, "columns": tuple(found["columns"])})
 
 
 def read(reply: Reply, message: bytes | bytearray, ends: list[int], clock: Clock, broken: str | None) -> Reply:
-    """Fill `reply` from a whole message; read number i ended at byte `ends[i]` and `clock(i)` is its (time, lateness) in ns.
+    """Fill `reply` from a whole message; read number i ended at byte `ends[i]` and `clock(i)` is its time in ns.
 
     `broken` says how the exchange ended where it did not end by itself.
     """
@@ -93,7 +94,7 @@ def read(reply: Reply, message: bytes | bytearray, ends: list[int], clock: Clock
         reply.fault = broken or _refusal(head, payload)
         return reply
     try:
-        _events(reply, payload, framing.spans, lambda at: clock(bisect_left(ends, at)))
+        _events(reply, payload, framing.spans, ends, clock)
     except Unreadable as error:
         reply.fault = str(error)
     if reply.fault is None:
@@ -128,13 +129,16 @@ def message_of(found: Any) -> str | None:
     return None if error is None else str(error)
 
 
-def _events(reply: Reply, payload: bytes, spans: list[tuple[int, int]], when: Clock) -> None:
-    place = _places(spans)
-    decode = json.JSONDecoder().raw_decode
-    for number, (data, end) in enumerate(sse.events(payload)):
+def _events(reply: Reply, payload: bytes, spans: list[tuple[int, int]], ends: list[int], clock: Clock) -> None:
+    place, scan, number = _places(spans), json.JSONDecoder().scan_once, 0
+    for count, (data, end) in enumerate(sse.events(payload)):
         if data == DONE:
             return
-        _event(reply, _object(decode, data, number), lambda end=end: when(place(end)), number)  # type: ignore[misc]
+        found = _object(scan, data, count)
+        behind = place(end)
+        while ends[number] < behind:
+            number += 1
+        _event(reply, found, clock(number), count)
 
 
 def _places(spans: list[tuple[int, int]]) -> Callable[[int], int]:
@@ -153,54 +157,51 @@ def _places(spans: list[tuple[int, int]]) -> Callable[[int], int]:
     return place
 
 
-def _object(decode: Callable[[str], tuple[Any, int]], data: bytes, number: int) -> dict[str, Any]:
+def _object(scan: Callable[[str, int], tuple[Any, int]], data: bytes, number: int) -> dict[str, Any]:
     try:
-        text = data.decode()
+        text = data.decode().strip()
     except UnicodeDecodeError as error:
         raise Unreadable(f"event {number} is not UTF-8: byte 0x{data[error.start]:02x} at {error.start}") from None
     try:
-        found, end = decode(text)
-    except (ValueError, RecursionError):
+        found, end = scan(text, 0)
+    except (ValueError, RecursionError, StopIteration):
         found, end = None, 0
-    if not isinstance(found, dict) or text[end:].strip():
+    if not isinstance(found, dict) or end != len(text):
         raise Unreadable(f"event {number} is not a JSON object: {text[:60]!r}")
     return found
 
 
-def _event(reply: Reply, found: dict[str, Any], when: Callable[[], tuple[int, int]], number: int) -> None:
-    said = message_of(found)
-    if said is not None:
-        raise Unreadable(f"event {number} is an error: {' '.join(said.split())[:EXCERPT]}")
+def _event(reply: Reply, found: dict[str, Any], when: int, number: int) -> None:
+    if "error" in found or "detail" in found or found.get("object") == "error":
+        raise Unreadable(f"event {number} is an error: {' '.join(str(message_of(found)).split())[:EXCERPT]}")
     try:
-        _model(reply, found)
-        before = reply.completion_tokens or 0
-        running = _usage(reply, found.get("usage"))
+        if found.get("model") != reply.model:
+            _model(reply, found.get("model"))
+        before, usage = reply.completion_tokens or 0, found.get("usage")
+        running = _usage(reply, usage) - before if usage is not None else None
         for choice in found.get("choices") or ():
-            _choice(reply, choice, running - before if running is not None else None, when)
+            _choice(reply, choice, running, when)
     except (AttributeError, TypeError, ValueError, KeyError):
         raise Unreadable(f"event {number} is not a completion's: {json.dumps(found)[:EXCERPT]}") from None
 
 
-def _model(reply: Reply, found: dict[str, Any]) -> None:
-    model = found.get("model")
-    if reply.model is None and model is not None:
+def _model(reply: Reply, model: Any) -> None:
+    if reply.model is None:
         reply.model = str(model)
-    elif model is not None and model != reply.model:
+    elif model is not None:
         raise Unreadable(f"the model changed from '{reply.model}' to '{str(model)[:80]}' within one answer")
 
 
-def _usage(reply: Reply, usage: dict[str, Any] | None) -> int | None:
-    """Tokens so far, where this event says so."""
-    if usage is None:
-        return None
+def _usage(reply: Reply, usage: dict[str, Any]) -> int:
+    """Tokens so far; they never go back."""
     prompt, completion = usage["prompt_tokens"], usage.get("completion_tokens") or 0
-    if not isinstance(prompt, int) or not isinstance(completion, int) or completion < (reply.completion_tokens or 0):
+    if type(prompt) is not int or type(completion) is not int or completion < (reply.completion_tokens or 0):
         raise ValueError("usage")
     reply.prompt_tokens, reply.completion_tokens = prompt, completion
     return completion
 
 
-def _choice(reply: Reply, choice: dict[str, Any], running: int | None, when: Callable[[], tuple[int, int]]) -> None:
+def _choice(reply: Reply, choice: dict[str, Any], running: int | None, when: int) -> None:
     if choice.get("index", 0) != 0:
         raise ValueError("a choice that was not asked for")
     reply.finish = choice.get("finish_reason") or reply.finish
@@ -208,17 +209,22 @@ def _choice(reply: Reply, choice: dict[str, Any], running: int | None, when: Cal
     text = choice.get("text") or ""
     if tokens == 0 or (tokens is None and not text):
         return
-    ns, late_ns = when()
+    size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
     reply.counted = source
-    reply.chunks.append(Chunk(ns, late_ns, tokens, ids, len(text.encode("utf-8", "surrogatepass"))))
+    times, counts, all_ids, sizes = reply.columns
+    times.append(when)
+    counts.append(tokens)
+    all_ids.append(ids)
+    sizes.append(size)
 
 
 def _tokens(choice: dict[str, Any], running: int | None) -> tuple[list[int], int | None, str]:
     """(ids, number of tokens, where the number is from)."""
     ids = choice.get("token_ids")
     if ids is not None:
-        if not all(type(one) is int and one >= 0 for one in ids):
-            raise ValueError("ids")
+        for one in ids:
+            if type(one) is not int or one < 0:
+                raise ValueError("ids")
         return ids, len(ids), "ids"
     logprobs = choice.get("logprobs")
     if logprobs and logprobs.get("tokens") is not None:

@@ -64,7 +64,7 @@ class Shard:
 
 def _read(raw: Raw, times: list[tuple[int, int]]) -> reply.Reply:
     made = reply.Reply(raw.request, raw.due_ns, raw.send_ns, raw.sent_ns, raw.end_ns)
-    return reply.read(made, raw.message, raw.ends, times.__getitem__, raw.broken)
+    return reply.read(made, raw.message, raw.ends, lambda number: times[number][0], raw.broken)
 
 
 def _lags(timed: list[tuple[Raw, list[tuple[int, int]]]]) -> list[int]:

@@ -1,0 +1,87 @@
+"""Other clients that measure servers: installed beside, run by their own command lines, read by what they write."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+TOKENIZER = """
+import glob, os, sys
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+made = Tokenizer(models.BPE())
+made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+first = dict(special_tokens=["<s>", "</s>", "<unk>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+made.train(sorted(glob.glob(os.path.dirname(os.__file__) + "/*.py")), trainers.BpeTrainer(vocab_size=8000, **first))
+words = dict(bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="</s>")
+PreTrainedTokenizerFast(tokenizer_object=made, **words).save_pretrained(sys.argv[1])
+"""
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A client: its command for a load, and how its first-token times in ms are read."""
+
+    name: str
+    command: Callable[[dict[str, object]], list[str]]
+    first_ms: Callable[[dict[str, object]], list[float]]
+
+
+def _aiperf(path: Path) -> list[float]:
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [row["metrics"]["time_to_first_token"]["value"] for row in rows if row["metadata"]["benchmark_phase"] == "profiling"]
+
+
+def _guidellm(path: Path) -> list[float]:
+    return [row["time_to_first_token_ms"] for row in json.loads(path.read_text())["benchmarks"][0]["requests"]["successful"]]
+
+
+def _sglang(path: Path) -> list[float]:
+    return [1000 * seconds for seconds in json.loads(path.read_text().splitlines()[-1])["ttfts"]]
+
+
+READERS = {"aiperf": _aiperf, "guidellm": _guidellm, "sglang": _sglang}
+
+
+def _table() -> dict[str, Any]:
+    found = tomllib.loads((Path(__file__).parent / "peers.toml").read_text())
+    return {name: entry for name, entry in found.items() if isinstance(entry, dict)}
+
+
+def tools(folder: Path) -> list[Tool]:
+    """The peers that are installed below `folder`."""
+    return [_tool(name, entry, folder) for name, entry in _table().items() if (folder / name / "bin").is_dir()]
+
+
+def _tool(name: str, entry: dict[str, Any], folder: Path) -> Tool:
+    places = {"bin": folder / name / "bin", "folder": folder / name, "tokenizer": folder / "tokenizer"}
+
+    def command(load: dict[str, object]) -> list[str]:
+        return [word.format(**places, **load) for word in shlex.split(entry["command"])]
+
+    def first_ms(load: dict[str, object]) -> list[float]:
+        return READERS[name](Path(entry["result"].format(**load)))
+
+    return Tool(name, command, first_ms)
+
+
+def install(folder: Path) -> None:
+    """Make an environment for each peer, and a tokenizer that all of them take."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, entry in _table().items():
+        subprocess.run([sys.executable, "-m", "venv", folder / name], check=True)
+        pip = [folder / name / "bin/python", "-m", "pip", "--quiet"]
+        subprocess.run([*pip, "install", *entry["packages"]], check=True)
+        if "unpacked" in entry:  # one file of it is the client; the rest would want an accelerator
+            subprocess.run([*pip, "download", "--no-deps", "--dest", folder / name, entry["unpacked"]], check=True)
+            with zipfile.ZipFile(next((folder / name).glob("*.whl"))) as wheel:
+                wheel.extractall(folder / name)
+    subprocess.run([folder / "sglang/bin/python", "-c", TOKENIZER, folder / "tokenizer"], check=True)
