@@ -39,25 +39,23 @@ LENGTHS = ((256, 128), (256, 512), (256, 1024), (512, 128), (512, 512), (512, 10
 
 
 @contextlib.contextmanager
-def server(options: tuple[object, ...], *, realtime: bool) -> Iterator[Started]:
+def server(options: tuple[object, ...]) -> Iterator[Started]:
     """A mock server on its processor."""
     with started("--cpu", SERVER_CPU, *options) as found:
-        if realtime:
-            os.sched_setscheduler(found.process.pid, os.SCHED_RR, os.sched_param(1))
         yield found
 
 
-def run(tool: Tool, load: dict[str, Any], *, realtime: bool) -> float:
+def run(tool: Tool, load: dict[str, Any]) -> float:
     """CPU seconds of a tool's whole process tree, on the client's processor."""
-
-    def place() -> None:
-        os.sched_setaffinity(0, {CLIENT_CPU})
-        if realtime:
-            os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
-
     before = os.times()
     done = subprocess.run(
-        tool.command(load), check=False, preexec_fn=place, capture_output=True, text=True, cwd=load["out"], env=_environment()
+        tool.command(load),
+        check=False,
+        preexec_fn=lambda: os.sched_setaffinity(0, {CLIENT_CPU}),
+        capture_output=True,
+        text=True,
+        cwd=load["out"],
+        env=_environment(),
     )
     after = os.times()
     if done.returncode:
@@ -80,11 +78,11 @@ def mine(processes: int = 1) -> Tool:
     return Tool("ours", command, lambda load: json.loads((Path(str(load["out"])) / "ours.json").read_text())["first_ms"])
 
 
-def measured(tool: Tool, load: dict[str, Any], options: tuple[object, ...], *, realtime: bool) -> dict[str, float]:
+def measured(tool: Tool, load: dict[str, Any], options: tuple[object, ...]) -> dict[str, float]:
     """One run of a tool: its error and mean in ms, CPU seconds, chunks a second, and how late the server itself was in ms."""
-    with server(options, realtime=realtime) as found, tempfile.TemporaryDirectory() as out:
+    with server(options) as found, tempfile.TemporaryDirectory() as out:
         filled = load | {"url": found.url, "out": Path(out)}
-        cpu_s = run(tool, filled, realtime=realtime)
+        cpu_s = run(tool, filled)
         said, truth = tool.first_ms(filled), found.truth()[-load["requests"] :]
     true = [(one["first_ns"] - one["arrival_ns"]) / 1e6 for one in truth]
     late = [(one["first_ns"] - one["due_ns"]) / 1e6 for one in truth]
@@ -102,26 +100,26 @@ def measured(tool: Tool, load: dict[str, Any], options: tuple[object, ...], *, r
     }
 
 
-def bursts(tools: list[Tool], repeats: int, *, realtime: bool) -> list[dict[str, Any]]:
+def bursts(tools: list[Tool], repeats: int) -> list[dict[str, Any]]:
     """First-token errors, peers and ours in turn and back again."""
     rows = []
     for name, (load, options) in BURSTS.items():
         for turn in range(repeats):
             for tool in tools if turn % 2 == 0 else tools[::-1]:
-                found = measured(tool, load, options, realtime=realtime)
+                found = measured(tool, load, options)
                 rows.append({"case": name, "tool": tool.name, "turn": turn, "load": os.getloadavg()[0], **found})
                 show(rows[-1])
     return rows
 
 
-def cpu(tools: list[Tool], repeats: int, *, realtime: bool) -> list[dict[str, Any]]:
+def cpu(tools: list[Tool], repeats: int) -> list[dict[str, Any]]:
     """CPU seconds a hundred thousand chunks, start-up and prompts taken out."""
     load, options = BURSTS["96 x 1024 -> 1024"]
     rows = []
     for turn in range(repeats):
         for tool in tools if turn % 2 == 0 else tools[::-1]:
-            whole = measured(tool, load, options, realtime=realtime)
-            start = measured(tool, load | {"output": 2}, options, realtime=realtime)
+            whole = measured(tool, load, options)
+            start = measured(tool, load | {"output": 2}, options)
             each = (whole["cpu_s"] - start["cpu_s"]) / (whole["chunks"] - start["chunks"]) * 1e5
             rows.append(
                 {
@@ -138,18 +136,18 @@ def cpu(tools: list[Tool], repeats: int, *, realtime: bool) -> list[dict[str, An
     return rows
 
 
-def flat(tools: list[Tool], repeats: int, *, realtime: bool) -> list[dict[str, Any]]:
+def flat(tools: list[Tool], repeats: int) -> list[dict[str, Any]]:
     """Chunks a second as fast as the socket takes them."""
     rows = []
     for turn in range(repeats):
         for tool in tools if turn % 2 == 0 else tools[::-1]:
-            found = measured(tool, FLAT, ("--first-ms", 500, "--flat"), realtime=realtime)
+            found = measured(tool, FLAT, ("--first-ms", 500, "--flat"))
             rows.append({"case": "flat", "tool": tool.name, "turn": turn, **found})
             show(rows[-1])
     return rows
 
 
-def tiers(tools: list[Tool], *, realtime: bool) -> list[dict[str, Any]]:
+def tiers(tools: list[Tool]) -> list[dict[str, Any]]:
     """Truth 15 ms beside each edge of a tier, at every concurrency of the report: is the tool's mean in the tier of the truth?"""
     rows = []
     for concurrency in CONCURRENCY[65]:
@@ -157,7 +155,7 @@ def tiers(tools: list[Tool], *, realtime: bool) -> list[dict[str, Any]]:
             for side in (-OFF_MS, OFF_MS):
                 load = {"concurrency": concurrency, "input": 256, "output": 2, "requests": concurrency}
                 for tool in tools:
-                    found = measured(tool, load, ("--first-ms", edge + side, "--step-ms", 10, "--apart"), realtime=realtime)
+                    found = measured(tool, load, ("--first-ms", edge + side, "--step-ms", 10, "--apart"))
                     right = tier(found["mean_ms"]) == tier(found["true_ms"])
                     rows.append(
                         {"case": "tier", "tool": tool.name, "concurrency": concurrency, "edge": edge, "side": side, "right": right, **found}
@@ -178,7 +176,7 @@ def lengths() -> list[dict[str, Any]]:
     for number, (model, levels) in enumerate(CONCURRENCY.items()):
         for concurrency in levels:
             size = 2 ** ((cases // 7) % 4)
-            with server(("--first-ms", 50, "--flat", "--tokens-per-chunk", size), realtime=False) as found:
+            with server(("--first-ms", 50, "--flat", "--tokens-per-chunk", size)) as found:
                 engine = openai.load(ours.case(found.url, concurrency), None)
                 found.truth()
                 for input_tokens, output_tokens in LENGTHS:
@@ -195,11 +193,11 @@ def lengths() -> list[dict[str, Any]]:
     return [{"case": "lengths", "tool": "ours", "cases": cases, "wrong": wrong}]
 
 
-def drift(minutes: float, *, realtime: bool) -> list[dict[str, Any]]:
+def drift(minutes: float) -> list[dict[str, Any]]:
     """Rounds of 64 x 256 -> 128 for some minutes: the error of each minute, and memory."""
     rows: list[dict[str, Any]] = []
     drawn = random.Random(3)
-    with server(("--first-ms", 100, "--step-ms", 15), realtime=realtime) as found:
+    with server(("--first-ms", 100, "--step-ms", 15)) as found:
         os.sched_setaffinity(0, {CLIENT_CPU})
         engine = openai.load(ours.case(found.url, 64), None)
         found.truth()
@@ -220,6 +218,13 @@ def drift(minutes: float, *, realtime: bool) -> list[dict[str, Any]]:
     return rows
 
 
+def ahead() -> None:
+    """A session of its own, before all others: what runs in it shares its processors by the usual rules."""
+    with contextlib.suppress(PermissionError):
+        os.setsid()
+    Path("/proc/self/autogroup").write_text("-20")
+
+
 def show(row: dict[str, Any]) -> None:
     """One row, as it is measured."""
     print("  ".join(f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}" for name, value in row.items()), flush=True)
@@ -236,23 +241,23 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--only", nargs="*", default=(), help="peers by name")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument(
-        "--realtime", action="store_true", help="server and clients before other programs of this machine (needs the right)"
-    )
+    parser.add_argument("--ahead", action="store_true", help="before other sessions of this machine (needs the right)")
     parser.add_argument("--out", type=Path, help="write all rows here, a JSON object a line")
     given = parser.parse_args(argv)
+    if given.ahead:
+        ahead()
     if given.install and given.peers:
         peers.install(given.peers)
     found = peers.tools(given.peers.resolve()) if given.peers else []
     tools = [mine(), *(tool for tool in found if not given.only or tool.name in given.only)]
-    print(f"processors {os.cpu_count()}, load {os.getloadavg()[0]:.1f}, real time {given.realtime}, tools {[tool.name for tool in tools]}")
+    print(f"processors {os.cpu_count()}, load {os.getloadavg()[0]:.1f}, ahead {given.ahead}, tools {[tool.name for tool in tools]}")
     acts = {
-        "bursts": lambda: bursts(tools, given.repeats, realtime=given.realtime),
-        "cpu": lambda: cpu(tools, given.repeats, realtime=given.realtime),
-        "flat": lambda: flat(tools, given.repeats, realtime=given.realtime),
-        "tiers": lambda: tiers(tools, realtime=given.realtime),
+        "bursts": lambda: bursts(tools, given.repeats),
+        "cpu": lambda: cpu(tools, given.repeats),
+        "flat": lambda: flat(tools, given.repeats),
+        "tiers": lambda: tiers(tools),
         "lengths": lengths,
-        "drift": lambda: drift(given.minutes, realtime=given.realtime),
+        "drift": lambda: drift(given.minutes),
     }
     for part in given.parts:
         print(f"-- {part}", flush=True)

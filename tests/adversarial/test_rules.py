@@ -26,6 +26,7 @@ ELSEWHERE = {held.rule: held.test for held in tables.read() if held.rule} | {
     "telemetry.coverage": "test_telemetry", "telemetry.reset": "test_telemetry", "telemetry.closed": "test_telemetry",
     "text_to_image.unproven": "test_text_to_image", "text_generation.unproven": "test_text_generation",
     "text_generation.queued": "test_text_generation", "text_generation.usage": "test_text_generation",
+    "text_generation.late": "test_text_generation",
     "telemetry.energy": "test_telemetry", "telemetry.missing": "test_telemetry",
     "tree.changed": "test_races", "tree.read": "test_races", "json.size": "test_strict",
     **{f"archive.{name}": "test_packed" for name in (

@@ -68,6 +68,31 @@ def test_tokens_are_counted_from_ids_whatever_the_chunks(tmp_path: Path) -> None
     assert (found["tokens_per_chunk"], found["time_per_token_mean_ms"]) == (1.5, 1)
 
 
+def clients(bench: Bench, send_ns: int, lag_ns: list[int]) -> None:
+    """Every request sent by a client, `send_ns` after its submit; each round with its lags."""
+    lines = bench.events[TEXT]["events-00000.jsonl"]
+    for submit in bench.kind("submit"):
+        place = next(number for number, event in enumerate(lines) if event["t"] >= submit["t"] + send_ns and event is not submit)
+        lines.insert(max(place, lines.index(submit) + 1), {"t": submit["t"] + send_ns, "e": "send", "request": submit["request"]})
+    for start in bench.kind("round_start"):
+        last = [number for number, event in enumerate(lines) if event["e"] == "finish" and event["request"] // 2 == start["round"]][-1]
+        lines.insert(last + 1, {"t": lines[last]["t"], "e": "client", "round": start["round"], "processes": 1, "lag_ns": lag_ns})
+
+
+@pytest.mark.parametrize(
+    ("send_ns", "lag_ns", "late"),
+    [(0, [0, 0], False), (150_000, [150_000] * 2, False), (151_000, [0], True), (0, [0, 302_000], True), (0, [], False)],
+)
+def test_a_client_that_was_the_limit_is_named(tmp_path: Path, send_ns: int, lag_ns: list[int], late: bool) -> None:
+    """First tokens come after 5 ms, of which a client may be late by three in a hundred itself."""
+    outcome = ran(tmp_path, lambda bench: clients(bench, send_ns, lag_ns))
+    expected = [("text_generation.late", "warning")] if late else []
+    assert [(finding.rule, finding.severity) for finding in outcome.findings] == expected
+    found = numbers(outcome)
+    assert found["send_error_mean_ms"] == pytest.approx(send_ns / 1e6)
+    assert found.get("client_lag_max_ms", 0) == max(lag_ns, default=0) / 1e6
+
+
 def test_a_server_without_ids_is_counted_by_its_word_and_warned_of(tmp_path: Path) -> None:
     def worded(bench: Bench) -> None:
         for event in bench.kind("tokens"):

@@ -130,7 +130,8 @@ def message_of(found: Any) -> str | None:
 
 
 def _events(reply: Reply, payload: bytes, spans: list[tuple[int, int]], ends: list[int], clock: Clock) -> None:
-    place, scan, number = _places(spans), json.JSONDecoder().scan_once, 0
+    decoder: Any = json.JSONDecoder()  # its inner call: half the cost of json.loads for a short text
+    place, scan, number = _places(spans), decoder.scan_once, 0
     for count, (data, end) in enumerate(sse.events(payload)):
         if data == DONE:
             return

@@ -68,11 +68,11 @@ def _read(raw: Raw, times: list[tuple[int, int]]) -> reply.Reply:
 
 
 def _lags(timed: list[tuple[Raw, list[tuple[int, int]]]]) -> list[int]:
-    """How late each look was for what it found, in order."""
+    """How late each look was for what it found, in order, beyond the pause between looks."""
     worst: dict[int, int] = {}
     for raw, times in timed:
         for look, (_, late) in zip(raw.looks, times, strict=True):
-            worst[look] = max(late, worst.get(look, 0))
+            worst[look] = max(late - loop.GATHER_NS, worst.get(look, 0))
     return [worst[look] for look in sorted(worst)]
 
 

@@ -19,6 +19,10 @@ Case = dict[str, Any]
 Continued = tuple[list[int], list[int]]
 
 
+class Unanswered(Exception):
+    """Requests of a round failed: nothing measured after it would be the case's."""
+
+
 def run(case: Case, recorder: Recorder) -> None:
     """Load, compile, warm up, measure; then judge what the engine says. Running out of memory fails the case with its peak."""
     here = device.choose(0)
@@ -102,6 +106,9 @@ def _round(case: Case, recorder: Recorder, engine: Any, number: int) -> None:
     submit_ns = time.monotonic_ns()
     items = list(engine.generate(asked, case["output_tokens"]))
     _write(case, recorder, number, asked, digests, submit_ns, items)
+    failed = [item for item in items if isinstance(item, Failed)]
+    if failed:
+        raise Unanswered(f"{len(failed)} of {len(asked)} requests of round {number} failed; {failed[0].request}: {failed[0].why}")
 
 
 def _write(

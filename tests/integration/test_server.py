@@ -1,0 +1,59 @@
+"""A server measured through the whole chain: run, seal, replay; and one that is killed, which ends its case and no other."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.integration.test_failures import toml
+from tests.integration.test_main_job import kit, only_run, verify
+from tests.mockserver.started import started
+
+pytest.importorskip("torch")
+
+
+def plan(path: Path, servers: dict[str, str]) -> Path:
+    """A case a server, of the smoke plan's small model."""
+    smoke = tomllib.loads((ROOT / "manifests/plans/smoke.toml").read_text(encoding="utf-8"))
+    text: dict[str, Any] = next(case for case in smoke["case"] if case["suite"] == "text_generation" and "matrix" in case)
+    del text["matrix"]
+    fields = {"engine": "openai", "concurrency": 4, "measured_rounds": 2, "discarded_loads": 1, "measured_loads": 1}
+    judge = {"prompts": 0, "tokens": 1, "reference": "none"}
+    cases = [
+        text | fields | {"id": name, "judge": judge, "server": {"url": url, "model": "mock", "processes": 1, "stall_s": 5}}
+        for name, url in servers.items()
+    ]
+    head = "".join(f"{key} = {toml(value)}\n" for key, value in smoke.items() if key != "case")
+    body = "".join("\n[[case]]\n" + "".join(f"{key} = {toml(value)}\n" for key, value in case.items()) for case in cases)
+    path.write_text(head + body, encoding="utf-8")
+    return path
+
+
+def test_a_server_is_measured_and_one_that_dies_ends_its_case_only(tmp_path: Path) -> None:
+    quick = ("--first-ms", 40, "--step-ms", 2)
+    with started(*quick, "--fault", "kill", "--fault-from", 6) as dying, started(*quick) as sound:
+        cases = plan(tmp_path / "plan.toml", {"dies": dying.url, "sound": sound.url})
+        done = kit("run", "--plan", str(cases), "--out", str(tmp_path / "runs"), "--isolation", "none")
+        truth = sound.truth()
+    assert done.returncode == 1, done.stderr
+    run = only_run(tmp_path / "runs")
+    found = {
+        case["id"]: (case["state"], str(case["attempts"][0]["reason"]))
+        for case in json.loads((run / "evidence/cases.json").read_text())["cases"]
+    }
+    assert found["sound"][0] == "done"
+    assert found["dies"][0] == "failed"
+    assert "requests of round 1 failed" in found["dies"][1]
+    assert "\n" not in found["dies"][1]
+    result = tmp_path / "result.json"
+    assert verify(str(run), "--policy", "self", "--json", str(result)).returncode == 0
+    [metrics] = [case["metrics"] for case in json.loads(result.read_text())["cases"] if case["id"] == "sound"]
+    measured = truth[-8:]
+    true_ms = sum(one["first_ns"] - one["arrival_ns"] for one in measured) / len(measured) / 1e6
+    assert abs(float(metrics["first_token_latency_mean_ms"]["value"]) - true_ms) < 3
+    assert {one["prompt_tokens"] for one in measured} == {64}
