@@ -85,6 +85,8 @@ def _sections(document: Document) -> str:
 def _score(part: Document) -> str:
     if part["state"] == "NA":
         return "NA"
+    if part["state"] == "done" and part["score"] is None and part["share"] and not part["share"]["submitted"]:
+        return "outside the grid"
     return "0" if part["state"] == "0" else text(part["score"], NO_BASELINE)
 
 

@@ -42,9 +42,11 @@ def _values(anchor: str, title: str, columns: tuple[Column, ...], rows: Iterable
 
 
 def part_state(entry: dict[str, Any], words: Words) -> str:
-    """NA, 0, the score, or `no baseline`."""
+    """NA, 0, the score, `no baseline`, or that what was measured fills no row of the report."""
     if entry["state"] == "NA":
         return "NA"
+    if entry["state"] == "done" and entry["score"] is None and entry["share"] and not entry["share"]["submitted"]:
+        return words.say("outside")
     return "0" if entry["state"] == "0" else number(entry["score"], words.say("none"))
 
 

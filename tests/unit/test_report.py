@@ -29,6 +29,7 @@ from verify.data import violations
 from verify.metrics import Metric, Series
 from verify.scoring.attach import attach
 from verify.scoring.baseline import load
+from verify.table import render
 
 NEEDS_FONT = pytest.mark.skipif(not list(Path("/usr/share/fonts").rglob("NotoSansCJK*")), reason="no font for Chinese (fonts-noto-cjk)")
 INTRODUCTION = "# Chip\n\nA **fast** chip with `64` cores.\n\n- one\n- two\n\n<b>bold</b>"
@@ -260,6 +261,21 @@ def test_compare_marks_what_is_not_comparable(source: Source) -> None:
     assert all(row[-1] == "only in one" for row in cells["table-metrics"] if row[0] == source.result["cases"][30]["id"])
     assert ["chip", "synthetic", "other chip"] in cells["table-differs"]
     assert len([row for row in cells["table-rows"] if row[0].endswith("communication")]) == 10
+
+
+def test_a_part_whose_cases_fill_no_row_does_not_blame_the_baseline() -> None:
+    """The baseline has all ten rows of communication; the only case is of another size."""
+    result = synthetic.result()
+    result.cases = [
+        replace(case, fields=case.fields | {"elements": 1024}) for case in result.cases if case.id == "communication-all_reduce-8"
+    ]
+    attach(result)
+    document = json.loads(json.dumps(result.document()))
+    for language in words.LANGUAGES:
+        spoken = words.load(language)
+        row = body.summary(Source(document, {}), spoken).rows[1]
+        assert f"{spoken.say('part_name.communication')} {spoken.say('outside')}" in row[2]
+    assert re.search(r"communication +outside the grid +10 of 10", render(document))
 
 
 @pytest.mark.parametrize(("gbps", "marked"), [(205, False), (400, True)])

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kit import plan
 from kit.report import body, words
 from kit.report.source import Source
 from tests import synthetic
@@ -24,6 +25,7 @@ from verify.data import violations
 from verify.metrics import Metric, Series
 from verify.score import CaseResult
 from verify.scoring import baseline, conditions
+from verify.scoring.cases import Case, declared, pick
 from verify.scoring.rows import RowResult
 
 LINE = re.compile(r"^\| (\d+) \| [^|]+ \| ([^|]+) \| ([^|]+) \|$", re.MULTILINE)
@@ -351,6 +353,30 @@ def test_performance_is_three_numbers_side_by_side() -> None:
         parts = source.result["sections"][section]
         shown = [f"{parts[part]['score']:.6g}" for part in ("compute", "communication", "checkpoint")]
         assert re.findall(r"\d+\.\d+", row[2]) == shown
+
+
+def test_pt2pt_stays_on_one_node_for_8_cards_and_crosses_for_32() -> None:
+    place = TABLES["communication"]
+    for index, nodes in ((8, 4), (9, 1)):
+        case = synthetic.case(place, place.rows[index])
+        assert scored([case]).tables["communication"].rows[index].case == case.id
+        other = replace(case, fields=case.fields | {"nodes": nodes})
+        assert scored([other]).tables["communication"].rows[index].case is None
+
+
+def test_the_plan_of_the_report_fills_the_rows_of_its_suites() -> None:
+    """Each table whose suite has a case in the plan report-0.2.1 has one for each row; what stands outside of them says so."""
+    planned = [Case(case["id"], case, "done", {}) for case in plan.load("report-0.2.1").cases]
+    suites = {case.fields["suite"] for case in planned}
+    filled = set()
+    for table in OURS.tables:
+        groups = declared(table, planned)
+        for row in table.rows:
+            if row.select.get("suite") in suites:
+                found = pick(table, row, groups[row.group])
+                assert found is not None, (table.id, row.id)
+                filled.add(found.id)
+    assert {case.id for case in planned if "unscored" not in case.id} - filled == set()
 
 
 # Suites that are not there yet
