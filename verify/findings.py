@@ -5,11 +5,15 @@ Text that comes out of a run is shown on one line, cut, and with every control c
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Severity = Literal["error", "warning", "notice"]
 SHOWN = 200
+MOST = 20  # findings of one rule and severity that are kept one by one
+ELSEWHERE = "and elsewhere"
 
 
 def show(value: object) -> str:
@@ -54,6 +58,41 @@ def warning(rule: str, where: str, expected: object, found: object) -> Finding:
 def notice(rule: str, where: str, expected: object, found: object) -> Finding:
     """A finding worth knowing."""
     return Finding(rule, "notice", show(where), show(expected), show(found))
+
+
+@dataclass(slots=True)
+class Kept:
+    """Findings, of each rule and severity the first 20 and how many more there were: a run of bad events fills no memory and no page."""
+
+    first: list[Finding] = field(default_factory=list)
+    counts: Counter[tuple[str, Severity]] = field(default_factory=Counter)
+
+    def add(self, finding: Finding) -> None:
+        """Keep it, or count it; what others counted before is kept as they said it."""
+        if finding.where == ELSEWHERE:
+            self.first.append(finding)
+            return
+        self.counts[finding.rule, finding.severity] += 1
+        if self.counts[finding.rule, finding.severity] <= MOST:
+            self.first.append(finding)
+
+    def __iter__(self) -> Iterator[Finding]:
+        yield from self.first
+        for (rule, severity), count in self.counts.items():
+            if count > MOST:
+                yield Finding(rule, severity, ELSEWHERE, f"the first {MOST} such findings stand above", f"{count - MOST} more")
+
+
+def capped(found: Iterable[Finding]) -> Iterator[Finding]:
+    """The findings as `Kept` keeps them; a Refused on the way is the last word."""
+    kept = Kept()
+    try:
+        for finding in found:
+            kept.add(finding)
+    except Refused:
+        yield from kept
+        raise
+    yield from kept
 
 
 class Refused(ValueError):

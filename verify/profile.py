@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
 from verify.data import root, violations
@@ -153,8 +154,9 @@ def names() -> list[str]:
     return sorted(path.stem for path in (root() / FOLDER).glob("*.toml"))
 
 
+@cache
 def load(name: str) -> Profile:
-    """The shipped profile of this name, or Unchecked."""
+    """The shipped profile of this name, read and checked once, or Unchecked."""
     document, data = _document(name)
     changes = tuple(document.get("change", ()))
     if "extends" in document:

@@ -16,7 +16,7 @@ from typing import Any
 from verify import challenge, events, metrics, telemetry
 from verify.data import has_schema, suites_own, violations
 from verify.files import Evidence, Source
-from verify.findings import Finding, Refused, error
+from verify.findings import Finding, Refused, capped, error
 from verify.metrics import Series
 from verify.plausibility import Traits, limits
 from verify.plausibility.telemetry import check as plausible
@@ -112,7 +112,7 @@ def _measured(source: Evidence, case: dict[str, Any], result: CaseResult, tasks:
     module, folder = metrics.load(result.suite), tasks[0].path.rpartition("/")[0]
     try:
         measured = module.measure(case, reading.blocks(tasks))
-        faults = tuple(module.rules(case, measured))
+        faults = tuple(capped(module.rules(case, measured)))
         seen = telemetry.read(source, folder)
     except Refused as bad:
         return replace(result, findings=(bad.finding,))

@@ -404,3 +404,12 @@ def test_shorter_waits_never_lower_the_total(factor: Fraction) -> None:
     faster = [replace(case, metrics=case.metrics | {name: Metric(case.metrics[name].value * factor, "ms", "")}) for case in text_cases()]
     before, after = (scored(cases, OURS, base).tables["text_generation_tiers"].total.score for cases in (text_cases(), faster))
     assert after >= before
+
+
+def test_a_profile_is_read_and_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    genuine = profile._document
+    monkeypatch.setattr(profile, "_document", lambda name: (read.append(name), genuine(name))[1])
+    profile.load.cache_clear()
+    assert profile.load("lab-2025") is profile.load("lab-2025")
+    assert sorted(read) == ["lab-2025", "report-0.2.1"]

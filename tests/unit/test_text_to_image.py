@@ -192,3 +192,44 @@ def test_bad_case_is_one_line(change: dict[str, Any], said: str) -> None:
     with pytest.raises(KitError, match=said) as caught:
         plan.resolve(source, "p.toml")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("tflops", "expected"), [(0.01, ["plausible.peak"]), (0.1, [])])
+def test_a_denoiser_faster_than_the_data_sheet_is_a_warning(tflops: float, expected: list[str], tmp_path: Path) -> None:
+    """Two calls of ten steps on 64 places, with and without the prompt, in 40 ms: 0.019 TFLOPS at least."""
+
+    def described(bench: builder.Bench) -> None:
+        built.with_case(bench)
+        peak = {"product": "a chip", "name": "fake", "kind": "float32", "value": tflops, "unit": "TFLOPS", "source": "tests"}
+        bench.environment["chip"]["peaks"] = [peak]
+
+    outcome = replay.replay(builder.build(tmp_path, described), "self")
+    assert [finding.rule for finding in outcome.findings] == expected
+    assert outcome.verdict == "verified"
+    traits = outcome.cases[-1].traits
+    assert traits
+    assert traits.durations == {"denoiser": [20 * built.MS] * 2, "decoder": [4 * built.MS] * 2}
+    assert (traits.work and traits.work.flop, traits.busy_ns, traits.span_ns) == (295168 * 64 * 2 * 10 * 2, 50 * built.MS, 55 * built.MS)
+
+
+def test_copied_times_of_calls_are_a_warning(tmp_path: Path) -> None:
+    """Forty calls, the last twenty of which decode as long, to the nanosecond, as the first twenty."""
+
+    def copied(bench: builder.Bench) -> None:
+        made = built.with_case(bench)
+        for case in (bench.plan.document["cases"][-1], bench.handed[built.PICTURES]["case"]):
+            case["measured_calls"] = 40
+        [last] = [event for event in built.of("call", made) if event["call"] == 2]
+        made[:] = [event for event in made if event["e"] not in {"memory", "case_end"}]
+        for number in range(3, 41):
+            begin = last["begin_ns"] + 10 * built.MS + 20 * built.MS * (number - 2)
+            made.append(last | {"call": number, "begin_ns": begin, "encoded_ns": begin + built.MS, "denoised_ns": begin + 11 * built.MS})
+        for event in built.of("call", made):
+            event["t"] = event["denoised_ns"] + 3_000_000 + 7919 * (1 + (event["call"] - 1) % 20) ** 2
+        made += [
+            {"t": 900 * built.MS, "e": "memory", "peak_bytes": 10**9},
+            {"t": 901 * built.MS, "e": "case_end", "state": "done", "reason": None},
+        ]
+
+    outcome = replay.replay(builder.build(tmp_path, copied), "self")
+    assert {(finding.rule, finding.severity) for finding in outcome.findings} == {("plausible.repeated", "warning")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.adversarial import builder
 from verify import envelope, notes, tree
-from verify.findings import Refused, show
+from verify.findings import ELSEWHERE, Finding, Refused, capped, error, show, warning
 from verify.merkle import Frontier, root_of
 from verify.replay import replay
 from verify.score import decimal_text
@@ -122,3 +123,33 @@ def test_metrics_worked_out_by_hand(tmp_path: Path) -> None:
         "requests": 4,
         "throughput_legacy": Fraction(2 * 8 * 1000, 8),
     } == found
+
+
+def test_of_many_findings_the_first_stand_and_the_others_are_counted() -> None:
+    """Also when they pass through several hands; an error among many warnings is never swallowed; Refused is the last word."""
+
+    def many() -> Iterator[Finding]:
+        for number in range(1000):
+            yield warning("a.b", f"event {number}", 1, 2)
+        yield error("a.b", "event 1000", 1, 2)
+        raise Refused("c.d", "file", 1, 2)
+
+    found: list[Finding] = []
+    with pytest.raises(Refused):
+        found.extend(capped(capped(many())))
+    assert len(found) == 22
+    assert [one.where for one in found[:20]] == [f"event {number}" for number in range(20)]
+    assert (found[20].severity, found[21].where, found[21].found) == ("error", ELSEWHERE, "980 more")
+
+
+def test_a_thousand_bad_events_make_no_thousand_findings(tmp_path: Path) -> None:
+    def broken(bench: builder.Bench) -> None:
+        events = bench.events[builder.TEXT]["events-00000.jsonl"]
+        [at] = [index for index, event in enumerate(events) if event["e"] == "case_end"]
+        events[at:at] = [{"t": events[at]["t"], "e": "tokens", "request": 10**6 + number, "ids": [1]} for number in range(5000)]
+        events[at:at] = [{"t": events[at]["t"], "e": "finish", "request": 10**6 + number, "reason": "error"} for number in range(5000)]
+
+    found = replay(builder.build(tmp_path, broken), "self").findings
+    assert {finding.rule for finding in found} >= {"text_generation.output", "text_generation.finish"}
+    assert len(found) < 60
+    assert [one.found for one in found if one.where == ELSEWHERE] == ["4980 more", "4980 more"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from verify import words
 from verify.events import Environment, Event, Model
-from verify.findings import Finding, error
+from verify.findings import Kept, error
 from verify.generation.events import (
     Client,
     Compiled,
@@ -87,7 +87,7 @@ class Measured:
     requests: dict[int, Request] = field(default_factory=dict)
     few: dict[type, list[Any]] = field(default_factory=dict)
     facts: list[str] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
+    findings: Kept = field(default_factory=Kept)
     weights: str = "random"
     weights_sha256: str | None = None
     devices: set[str] = field(default_factory=set)
@@ -101,7 +101,7 @@ class Measured:
 
     def wrong(self, rule: str, where: object, expected: object, found: object) -> None:
         """Note a finding of this suite."""
-        self.findings.append(error(f"text_generation.{rule}", f"{self.case['id']}: {where}", expected, found))
+        self.findings.add(error(f"text_generation.{rule}", f"{self.case['id']}: {where}", expected, found))
 
     def window(self) -> list[Request]:
         """Requests of the measured rounds."""

@@ -16,7 +16,7 @@ import msgspec
 
 from verify.data import table
 from verify.events import Environment, Event, Natural, Positive, Sha256
-from verify.findings import Finding, error
+from verify.findings import Finding, Kept, error
 from verify.metrics import Blocks, Case, Metric, Window, median
 from verify.plausibility import Traits
 from verify.words import places, seed, word
@@ -135,12 +135,12 @@ class Measured:
     memory_bytes: list[int] = field(default_factory=list)
     environments: int = 0
     devices: set[str] = field(default_factory=set)
-    findings: list[Finding] = field(default_factory=list)
+    findings: Kept = field(default_factory=Kept)
     ended_ns: int = 0
 
     def wrong(self, rule: str, where: object, expected: object, found: object) -> None:
         """Note a finding of this suite."""
-        self.findings.append(error(f"specifications.{rule}", f"{self.case['id']}: {where}", expected, found))
+        self.findings.add(error(f"specifications.{rule}", f"{self.case['id']}: {where}", expected, found))
 
 
 def condense(case: Case, rank: int, events: list[Event]) -> list[Event]:

@@ -18,12 +18,15 @@ from verify.data import table
 from verify.events import Environment, Event, Model, Natural, Positive, Sha256, exact
 from verify.findings import Finding, error, warning
 from verify.metrics import Blocks, Case, Metric, Window, mean, over
+from verify.plausibility import Traits, Work
 
 SECTION = "inference"
 PART = "text_to_image"
 NS_PER_S = 10**9
 NS_PER_MS = 10**6
 DATA = "baselines/text_to_image.toml"
+PIXELS_A_PLACE = 8  # of the latents, in either direction
+ITEMS = 2  # of the denoiser's batch for each picture: guidance asks with and without the prompt
 
 RULES = {
     "text_to_image.facts": "environment, model (seed, dtype and kind of weights of the case) and parts, once each",
@@ -116,6 +119,7 @@ class Measured:
     pictures: list[Picture] = field(default_factory=list)
     memory: list[Memory] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    devices: set[str] = field(default_factory=set)
 
     def measured(self, case: Case) -> list[Call]:
         """Calls that count."""
@@ -150,6 +154,8 @@ def _take(case: Case, measured: Measured, event: Event) -> None:
         kinds[type(event)].append(event)
     elif isinstance(event, Environment | Model | Parts):
         measured.facts.append(type(event).__name__)
+    if isinstance(event, Environment):
+        measured.devices.add(event.device_name)
     if isinstance(event, Parts):
         measured.parts = event
     if isinstance(event, Model):
@@ -226,8 +232,12 @@ def name(case: Case) -> str:
     return f"{case['model']['family']}-{case['model']['version']}"
 
 
+def _architecture(case: Case) -> dict[str, Any] | None:
+    return next((row for row in table(DATA)["architecture"] if row["name"] == name(case)), None)
+
+
 def _parts(case: Case, measured: Measured) -> Iterator[Finding]:
-    known = next((row for row in table(DATA)["architecture"] if row["name"] == name(case)), None)
+    known = _architecture(case)
     if known is None:
         yield error("text_to_image.parts", case["id"], f"an architecture of {DATA}", name(case))
     elif measured.parts:
@@ -348,3 +358,18 @@ def windows(case: Case, measured: Measured) -> list[Window]:
     """From the begin of the first measured call to the end of the last."""
     calls = measured.measured(case)
     return [Window("", calls[0].begin_ns, calls[-1].t, {"image": case["batch"] * len(calls)})]
+
+
+def traits(case: Case, measured: Measured) -> Traits:
+    """Times of denoising and decoding in the measured calls, time within calls, and the least work of the denoiser alone."""
+    calls, known = measured.measured(case), _architecture(case)
+    busy_ns = sum(call.t - call.begin_ns for call in calls)
+    decoded = [call.t - call.denoised_ns for call in calls]
+    denoised = [call.denoised_ns - call.encoded_ns for call in calls]
+    done = None
+    if known:
+        places = (case["side"] // PIXELS_A_PLACE) ** 2
+        flop = known["place_flop"] * places * ITEMS * case["batch"] * case["steps"] * len(calls)
+        done = Work(flop, case["dtype"], sum(denoised), case["cards"])
+    span_ns = calls[-1].t - calls[0].begin_ns
+    return Traits({"denoiser": denoised, "decoder": decoded}, {}, done, busy_ns, span_ns, frozenset(measured.devices))
