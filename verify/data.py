@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 import tomllib
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urldefrag, urljoin
 
 if TYPE_CHECKING:  # imported when a document is checked: a third of the time that `--help` takes
     from jsonschema import Draft202012Validator
@@ -41,10 +43,28 @@ def _resource(uri: str) -> Resource[Any]:
 
 @cache
 def _validator(name: str) -> Draft202012Validator:
+    """Knows the schemas that this one asks for from the start: a registry that must fetch one forgets it again."""
     from jsonschema import Draft202012Validator
     from referencing import Registry
 
-    return Draft202012Validator(_resource(f"{SCHEMA_ID}{name}.schema.json").contents, registry=Registry(retrieve=_resource))  # type: ignore[call-arg]
+    uri = f"{SCHEMA_ID}{name}.schema.json"
+    known = {uri: _resource(uri)}
+    asked = list(known)
+    for one in asked:
+        found = {urldefrag(urljoin(one, reference)).url for reference in _references(known[one].contents)} - known.keys()
+        known |= {other: _resource(other) for other in found}
+        asked += sorted(found)
+    registry: Registry[Any] = Registry(retrieve=_resource).with_resources(known.items()).crawl()  # type: ignore[call-arg]
+    return Draft202012Validator(known[uri].contents, registry=registry)
+
+
+def _references(schema: Any) -> Iterator[str]:
+    parts = schema.items() if isinstance(schema, dict) else enumerate(schema) if isinstance(schema, list) else ()
+    for key, part in parts:
+        if key == "$ref" and isinstance(part, str):
+            yield part
+        else:
+            yield from _references(part)
 
 
 def suites_own(case: dict[str, Any]) -> dict[str, Any]:
