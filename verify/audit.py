@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from verify import challenged, envelope, labruns, ledger, policy, replay, rerun, sample, statement, statements, tolerance
+from verify import challenged, envelope, labruns, ledger, policy, replay, rerun, sample, statement, statements, timestamp, tolerance
 from verify.files import Evidence
 from verify.findings import Finding, Refused, Unchecked, error, notice, warning
 from verify.labruns import Replayed
@@ -103,6 +103,7 @@ def audit(run: Path, folder: Path, trust: Policy, at: datetime.datetime, source:
     outcome.sha256["run"] = vendor.statement.sha256
     outcome.add(challenged.policy_faults(chain.challenge, trust))
     outcome.add(links(chain))
+    outcome.add(timestamp.faults(folder, chain.receipt.predicate, Evidence(run).read(replay.ENVELOPE, envelope.MAX_BYTES)))
     _recompute(chain, run, folder, trust, outcome)
     outcome.stated = chain.audit.predicate
     outcome.add(_said(chain.audit.predicate))
@@ -112,7 +113,7 @@ def audit(run: Path, folder: Path, trust: Policy, at: datetime.datetime, source:
 def _top(folder: Path) -> Iterator[Finding]:
     if not folder.is_dir():
         raise Unchecked("no such audit folder", where=str(folder), next_step="name the folder that the lab published")
-    names = set(os.listdir(folder))
+    names = set(os.listdir(folder)) - {timestamp.FILE}
     for name in sorted(names ^ set(TOP)):
         expected = "a part of the audit" if name in TOP else f"only {', '.join(TOP)}"
         yield error("audit.folder", name, expected, "none" if name in TOP else "something else")

@@ -103,12 +103,13 @@ def _do_challenge(args: argparse.Namespace) -> int:
 
 def _receipt(own: Any) -> None:
     sub = _sub(own, "receipt", _do_receipt, "verify a run that answers a challenge, then sign that it was received")
+    sub.add_argument("--timestamp", type=Path, metavar="FILE", help="RFC 3161 response on RUN/run.dsse.json, kept and named by the receipt")
     _run(sub)
     _policy(sub)
 
 
 def _do_receipt(args: argparse.Namespace) -> int:
-    print(f"for the vendor: {issue.receipt(args.folder, args.run, _keys(args)[0], args.policy)}")
+    print(f"for the vendor: {issue.receipt(args.folder, args.run, _keys(args)[0], args.policy, args.timestamp)}")
     return 0
 
 

@@ -19,7 +19,7 @@ from kit.files import write_atomic
 from kit.lab import ledger, office
 from kit.lab.office import Desk
 from kit.schema import closest
-from verify import audit, challenged, policy, replay, sample, tolerance
+from verify import audit, challenged, policy, replay, sample, timestamp, tolerance
 from verify.data import root
 from verify.envelope import keyid
 from verify.findings import Refused
@@ -138,8 +138,8 @@ def _check(made: Desk, members: list[Member], table: bytes) -> None:
         )
 
 
-def receipt(lab: Path, run: Path, key: Ed25519PrivateKey, source: str | None) -> Path:
-    """Verify a run that answers a challenge, then sign that it was received."""
+def receipt(lab: Path, run: Path, key: Ed25519PrivateKey, source: str | None, token: Path | None = None) -> Path:
+    """Verify a run that answers a challenge, then sign that it was received; `token` is an RFC 3161 response on its run.dsse.json."""
     trust, made = office.trusted(source), office.desk_of(lab, run)
     book = ledger.Writer(lab / "ledger", made.lab, key)
     try:
@@ -147,12 +147,28 @@ def receipt(lab: Path, run: Path, key: Ed25519PrivateKey, source: str | None) ->
         digest = _verified(run, made, trust, source, keyid(key.public_key()))
         now = policy.format_time(office.now())
         path = made.audit / audit.FILES["receipt"]
-        predicate = {"challenge": {"sha256": made.challenge.sha256}, "received": now, "proof": None}
+        proof = _proof(token, run, made.audit) if token else None
+        predicate = {"challenge": {"sha256": made.challenge.sha256}, "received": now, "proof": proof}
         signed = office.issue(path, audit.KINDS["receipt"], {"vendor-run": digest}, predicate, [key])
         book.append("receipt", made.challenge.sha256, sha256=signed, run_sha256=digest)
     finally:
         book.close()
     return path
+
+
+def _proof(token: Path, run: Path, folder: Path) -> dict[str, str]:
+    """Keep the token beside the receipt, and say what the receipt says of it; KitError where it is on something else."""
+    try:
+        data = token.read_bytes()
+    except OSError as fault:
+        raise KitError("time stamp cannot be read", where=str(token), why=fault.strerror or "") from fault
+    if len(data) > timestamp.MAX_BYTES or not timestamp.speaks_of(data, (run / replay.ENVELOPE).read_bytes()):
+        step = "openssl ts -query -data RUN/run.dsse.json -sha256 -cert, answered by the time stamping authority"
+        raise KitError(
+            "time stamp is not on this run", where=str(token), why="no SHA-256 of its run.dsse.json in it", next_step=step, exit_code=FAILED
+        )
+    write_atomic(folder / timestamp.FILE, data)
+    return {"type": timestamp.RFC3161, "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def _verified(run: Path, made: Desk, trust: policy.Policy, source: str | None, own: str) -> str:

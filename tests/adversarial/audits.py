@@ -104,6 +104,7 @@ class Office:
     failing: tuple[str, ...] = ()
     keys: tuple[Ed25519PrivateKey, ...] = (trust.key("lea"), trust.key("leo"))
     made: list[rerun.Task] = dataclasses.field(default_factory=list)
+    stamp: Callable[[Path], Path | None] = lambda _: None
 
     @property
     def lab(self) -> Path:
@@ -125,7 +126,7 @@ class Office:
         return issue.challenge(dataclasses.replace(ask, **changes), self.keys[0])
 
     def receipt(self, run: Path) -> Path:
-        return issue.receipt(self.lab, run, self.keys[0], str(self.policy))
+        return issue.receipt(self.lab, run, self.keys[0], str(self.policy), self.stamp(run))
 
     def reveal(self, run: Path) -> list[str]:
         return issue.reveal(self.lab, run, self.keys[0])[1]
