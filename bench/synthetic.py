@@ -16,6 +16,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from kit import plan, record, runkey, seal
+from kit.worker import inside
 from kit.worker.record import Recorder
 from verify.generation import requests as requests_of
 from verify.metrics.text_generation import kv_bytes_per_token
@@ -28,6 +29,15 @@ REQUEST_BYTES = 60 * 512
 MODEL = {
     "architecture": "llama", "hidden_size": 64, "num_layers": 1, "num_heads": 2, "num_kv_heads": 2, "ffn_size": 128, "vocab_size": 32000,
 }  # fmt: skip
+INSIDE: dict[str, Any] = {
+    "schemaVersion": 1,
+    "worker": {"sha256": "1" * 64},
+    "variables": {},
+    "roots": [],
+    "temporary": "/",
+    "mounts": [],
+    "code": [],
+}
 Case = dict[str, Any]
 
 
@@ -145,6 +155,8 @@ def _case(log: record.RunLog, case: Case, losses: array[float]) -> int:
     log.append("case-start", case=case["id"], attempt=1)
     (folder / "case.json").write_bytes(canonical({"case": case, "attempt": 1}) + b"\n")
     count = _recorded(folder, case, losses)
+    for rank in range(case["processes"]):
+        (folder / inside.NAME.format(rank)).write_bytes(canonical(INSIDE | {"rank": rank}) + b"\n")
     for path in sorted(folder.iterdir()):
         log.append_file(path)
     log.append("case-end", case=case["id"], attempt=1, state="done", reason=None)

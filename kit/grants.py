@@ -38,6 +38,7 @@ class Grants:
     temporary_bytes: int
     network: str = "none"
     read_only: bool = True
+    injected: tuple[str, ...] | None = None  # what the chip's own runtime mounts beside; None: nobody knows
     weights: dict[str, str] = field(default_factory=dict)  # name -> SHA-256 of the lock; each read-only, for cases that name it
 
     def sealed(self) -> dict[str, Any]:
@@ -74,6 +75,7 @@ def of(
         memory_bytes=int(environment.memory_bytes() * has["memory_share"]),
         shared_memory_bytes=has["shared_memory_bytes"],
         temporary_bytes=has["temporary_bytes"],
+        injected=tuple(has["injected"]) if "injected" in has else None,
         weights=weights or {},
     )
 

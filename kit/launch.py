@@ -19,6 +19,7 @@ from kit.chip import Chip
 from kit.errors import ENVIRONMENT, FAILED, KitError
 from kit.job import Isolation, Job, NodeCommand, Outcome, Runner, timed_out
 from kit.plan import Plan
+from verify import inside
 
 Say = Callable[[str], None]
 TERM_GRACE_S = 10
@@ -63,9 +64,9 @@ class ProcessRunner:
 
 
 def _environment() -> dict[str, str]:
-    """The caller's environment less Python's own switches, offline for hubs."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "NOX", "VIRTUAL_ENV"))}
-    return kept | OWN
+    """The caller's environment less Python's own switches and what puts other code before the worker's, offline for hubs."""
+    judged = inside.settings()["variables"]["judged"]
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "NOX", "VIRTUAL_ENV", *judged))} | OWN
 
 
 def _die_with_parent() -> None:

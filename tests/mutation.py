@@ -21,6 +21,7 @@ MUTANTS = Path("mutants/verify")
 SPEAKERS = {"error": 1, "warning": 1, "notice": 1, "Refused": 1, "Bad": 1, "Unchecked": 0, "Metric": 2, "wrong": 1}
 CORE = (  # what decides whether a run is accepted; formulas and pages have their own tests
     "strict", "envelope", "files", "tree", "merkle", "notes", "runlog", "complete", "statement", "statements", "policy", "chain", "score", "replay", "events", "reading",
+    "findings", "inside", "patches",
 )  # fmt: skip
 KILLED, SURVIVED, UNTESTED, SLOW = (1, 3), (0,), (5, 33), (24, 36, 152, 255, -24)  # exit codes as mutmut keeps them
 ENDS = {code: name for name, codes in (("killed", KILLED), ("survived", SURVIVED), ("untested", UNTESTED), ("timeout", SLOW)) for code in codes}

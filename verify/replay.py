@@ -13,9 +13,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from verify import chain, challenge, complete, cosign, envelope, heartbeat, patches, policy, runkey, runlog, statement, statements, tree
+from verify import (
+    chain,
+    challenge,
+    complete,
+    cosign,
+    envelope,
+    heartbeat,
+    inside,
+    patches,
+    policy,
+    runkey,
+    runlog,
+    statement,
+    statements,
+    tree,
+)
 from verify.files import Evidence
-from verify.findings import Finding, Refused, Unchecked, error, warning
+from verify.findings import Finding, Refused, Unchecked, capped, error, warning
 from verify.plausibility import seen
 from verify.plausibility.judge import durations, judge
 from verify.result import Result
@@ -55,9 +70,9 @@ class _Replay:
         return self.stated.predicate if self.stated else None
 
     def add(self, found: Iterable[Finding]) -> None:
-        """Keep findings; a Refused on the way is one more of them."""
+        """Keep findings, of each rule not more than a reader needs; a Refused on the way is one more of them."""
         try:
-            for finding in found:
+            for finding in capped(found):
                 self.result.findings.append(finding)
         except Refused as bad:
             self.result.findings.append(bad.finding)
@@ -261,6 +276,8 @@ def _complete(state: _Replay) -> None:
             state.add(complete.cases(plan, states))
         if state.said:
             state.add(complete.stated(states, state.said["cases"]))
+    if plan and states and environment:
+        state.add(inside.check(state.evidence, plan, states, environment))
     if plan and states:
         _numbers(state)
 

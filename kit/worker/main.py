@@ -43,6 +43,7 @@ def _start_ranks(case: dict[str, Any], argv: list[str]) -> int:
 
 
 def _run_rank(case: dict[str, Any], attempt: int, folder: Path) -> int:
+    from . import inside
     from .ranks import die_with_agent
     from .record import Recorder
 
@@ -52,6 +53,7 @@ def _run_rank(case: dict[str, Any], attempt: int, folder: Path) -> int:
     try:
         recorder = Recorder(folder, rank=rank, case=case, attempt=attempt, world_size=world_size)
         reason = _run_suite(case, recorder)
+        inside.write(folder, rank)
         recorder.event("case_end", state="failed" if reason else "done", reason=reason)
         recorder.close()
     except OSError as error:

@@ -81,6 +81,14 @@ def end(events: list[Event]) -> list[Event]:
     return [*events, {"t": events[-1]["t"] + 1, "e": "case_end", "state": "done", "reason": None}]
 
 
+def inside(rank: int) -> dict[str, Any]:
+    """What an honest worker in an environment says of itself."""
+    return {
+        "schemaVersion": 1, "rank": rank, "worker": {"sha256": "1" * 64}, "variables": {"PYTHONUNBUFFERED": "1"}, "roots": ["/usr", "~/made"],
+        "temporary": "/tmp", "mounts": [], "code": ["/usr/bin/python3.11", "/usr/lib/libc.so.6", "~/made/lib/python3.11/site-packages/"],
+    }  # fmt: skip
+
+
 def pretrain(rank: int, steps: int) -> list[Event]:
     """One rank's training events: every step lasts 1 ms on rank 0 and 2 ms on rank 1."""
     events = start(PRETRAIN, "pretrain", rank, 2)
@@ -155,6 +163,7 @@ class Bench:
         }  # fmt: skip
         self.states = {PRETRAIN: ("done", None), TEXT: ("done", None)}
         self.raw: dict[str, bytes] = {}
+        self.inside: dict[str, Any] = {}
         self.challenge: bytes | None = None
         self.certificate: dict[str, Any] = {}
         self.certified: dict[str, str] = {}
@@ -228,6 +237,7 @@ class Bench:
             name: b"".join(json.dumps(event, separators=(",", ":")).encode() + b"\n" for event in events) for name, events in files.items()
         }
         written |= {"case.json": canonical(self.handed[case]) + b"\n", "stdout.log": b"", "stderr.log": b""}
+        written |= {f"inside-rank{rank:04}.json": canonical(self.seen(rank)) + b"\n" for rank in range(self._processes(case))}
         for name, data in written.items():
             (folder / name).write_bytes(self.raw.get(f"{case}/{name}", data))
         own = [event for name, events in files.items() if not name.startswith(TELEMETRY) for event in events]
@@ -238,6 +248,13 @@ class Bench:
         state, reason = self.states[case]
         log.append("case-end", case=case, attempt=1, state=state, reason=reason)
         log.checkpoint()
+
+    def seen(self, rank: int) -> dict[str, Any]:
+        """What every worker said of itself from inside; `inside` holds what is to be said otherwise."""
+        return inside(rank) | self.inside
+
+    def _processes(self, case: str) -> int:
+        return next((int(known["processes"]) for known in self.plan.cases if known["id"] == case), 0)
 
     def _start_now(self, files: dict[str, list[Event]]) -> None:
         """Let each rank begin now, unless somebody gave it another time; telemetry has the host's clock throughout."""

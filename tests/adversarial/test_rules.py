@@ -19,7 +19,7 @@ from verify import metrics, plausibility, replay, table
 
 ATTACKS = every()
 NAMED = re.compile(r"[a-z_]+\.[a-z0-9_]+")
-SCHEMAS = {"cases.schema", "environment.schema", "resolved_plan.schema", "statement.schema"}
+SCHEMAS = {"cases.schema", "environment.schema", "inside.schema", "resolved_plan.schema", "statement.schema"}
 # Rules that refuse nothing, or that other test modules hold: races, numbers too large for a sealed file; others in table/*.toml.
 ELSEWHERE = {held.rule: held.test for held in tables.read() if held.rule} | {
     "log.retry": "test_warnings", "run.name": "test_warnings",
