@@ -165,6 +165,7 @@ function opened(bytes, signer, predicate, subject) {
   const listed = envelope.signatures;
   need(Array.isArray(listed) && listed.length >= 1 && listed.length <= MAX_SIGNATURES, "envelope: 1 to 16 signatures");
   const payload = base64(envelope.payload, "payload");
+  need(![envelope.payload, ...listed.map((one) => one?.sig)].some((text) => /[-_]/.test(text)), "envelope: base64 in another alphabet");
   const kind = Buffer.from(String(envelope.payloadType));
   const message = Buffer.concat([Buffer.from(`DSSEv1 ${kind.length} ${kind} ${payload.length} `), payload]);
   for (const one of listed) {

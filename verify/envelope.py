@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from verify.findings import Refused
-from verify.strict import loads
+from verify.strict import canonical, loads
 
 MAX_BYTES = 32 * 2**20
 MAX_SIGNATURES = 16
@@ -110,6 +110,20 @@ def parse(data: bytes, where: str = "run.dsse.json") -> Envelope:
         one = _fields(item, {"keyid", "sig"}, place)
         found.append(Signature(_text(one["keyid"], place), decode(_text(one["sig"], place), place)))
     return Envelope(_text(top["payloadType"], where), decode(_text(top["payload"], where), where), tuple(found))
+
+
+def as_written(data: bytes, where: str) -> Envelope:
+    """The envelope of a run, which has one writing only: canonical JSON, base64 in its standard alphabet, a final newline; or Refused."""
+    made = parse(data, where)
+    if _render(made) != data:
+        raise Refused("envelope.canonical", where, "canonical JSON, a final newline, base64 in its standard alphabet", "another writing")
+    return made
+
+
+def _render(made: Envelope) -> bytes:
+    listed = [{"keyid": one.keyid, "sig": base64.b64encode(one.raw).decode()} for one in made.signatures]
+    document = {"payload": base64.b64encode(made.payload).decode(), "payloadType": made.payload_type, "signatures": listed}
+    return canonical(document) + b"\n"
 
 
 def spki(key: PublicKey) -> bytes:

@@ -35,7 +35,6 @@ from verify.plausibility import seen
 from verify.plausibility.judge import durations, judge
 from verify.result import Result
 from verify.score import claims, document, evaluate
-from verify.strict import canonical, loads
 
 ENVELOPE = "run.dsse.json"
 SUMS = "SHA256SUMS"
@@ -191,11 +190,7 @@ def _origin(trust: policy.Policy, signed: list[str]) -> str:
 
 
 def _envelope(run: Path) -> envelope.Envelope:
-    data = Evidence(run).read(ENVELOPE, envelope.MAX_BYTES)
-    sealed = envelope.parse(data)
-    if canonical(loads(data, ENVELOPE)) + b"\n" != data:
-        raise Refused("envelope.canonical", ENVELOPE, "canonical JSON with one final newline", "another writing of it")
-    return sealed
+    return envelope.as_written(Evidence(run).read(ENVELOPE, envelope.MAX_BYTES), ENVELOPE)
 
 
 def _signatures(sealed: envelope.Envelope, names: list[str | None], signer: envelope.PublicKey | None) -> Iterator[Finding]:

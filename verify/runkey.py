@@ -47,7 +47,7 @@ def read(source: Evidence, signer: PublicKey | None) -> list[RunKey]:
 
 
 def _one(source: Evidence, path: str, signer: PublicKey | None) -> RunKey:
-    sealed = envelope.parse(source.read(path), path)
+    sealed = envelope.as_written(source.read(path), path)
     statements.check_type(sealed, path)
     if signer is None or None in envelope.signers(sealed, [signer]):
         raise Refused("run_key.signature", path, "a signature by evidence/signer.pub.pem, and no other", "another")

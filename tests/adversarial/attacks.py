@@ -163,6 +163,16 @@ add(
     "spaces in the envelope",
     lambda run: rewrite(run / "run.dsse.json", lambda d: d.replace(b":", b": ", 1)),
 )
+
+
+def other_alphabet(run: Path) -> None:
+    """The same bytes in URL-safe base64, which DSSE readers take: `???` in a statement has a place where both alphabets differ."""
+    builder.reseal(run, lambda s: s["predicate"]["isolation"].update(reason="???"))
+    envelope(run, lambda d: d.update(payload=d["payload"].replace("+", "-").replace("/", "_")))
+    assert b"_" in (run / "run.dsse.json").read_bytes()
+
+
+add("envelope.canonical", "tampered", "the other alphabet of base64", other_alphabet)
 add("envelope.fields", "tampered", "a field added", lambda run: envelope(run, lambda d: d.update(extra=1)))
 add("envelope.base64", "tampered", "payload is not base64", lambda run: envelope(run, lambda d: d.update(payload="!!")))
 add("envelope.signatures", "tampered", "no signature", lambda run: envelope(run, lambda d: d.update(signatures=[])))

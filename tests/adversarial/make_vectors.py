@@ -80,6 +80,7 @@ VECTORS = (
     Vector(8, "json.duplicate", "a key twice by case, signed", SHELL),
     Vector(8, "json.number", "NaN, signed", SHELL),
     Vector(8, "json.number", "a size beyond 2^53, signed"),
+    Vector(8, "envelope.canonical", "the other alphabet of base64"),
     Vector(8, "json.encoding", "half a surrogate pair, signed", SHELL),
     Vector(9, "statement.type", "another payload type"),
     Vector(9, "statement.schema", "another predicate", {"shell": "the shell does not ask what kind of statement it is"}),
