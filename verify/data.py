@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import posixpath
 import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urldefrag, urljoin
 
 if TYPE_CHECKING:  # imported when a document is checked: a third of the time that `--help` takes
     from jsonschema import Draft202012Validator
@@ -51,11 +51,20 @@ def _validator(name: str) -> Draft202012Validator:
     known = {uri: _resource(uri)}
     asked = list(known)
     for one in asked:
-        found = {urldefrag(urljoin(one, reference)).url for reference in _references(known[one].contents)} - known.keys()
+        found = {_target(one, reference) for reference in _references(known[one].contents)} - known.keys()
         known |= {other: _resource(other) for other in found}
         asked += sorted(found)
     registry: Registry[Any] = Registry(retrieve=_resource).with_resources(known.items()).crawl()  # type: ignore[call-arg]
     return Draft202012Validator(known[uri].contents, registry=registry)
+
+
+def _target(uri: str, reference: str) -> str:
+    """Which schema a reference in another one means: our references are paths, and parts behind #."""
+    path = reference.partition("#")[0]
+    folder = uri.removeprefix(SCHEMA_ID).rpartition("/")[0]
+    if not path or path.startswith(SCHEMA_ID):
+        return path or uri
+    return SCHEMA_ID + posixpath.normpath(f"{folder}/{path}").lstrip("/")
 
 
 def _references(schema: Any) -> Iterator[str]:

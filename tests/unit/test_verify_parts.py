@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.adversarial import builder
-from verify import envelope, notes, tree
+from verify import data, envelope, notes, tree
 from verify.findings import ELSEWHERE, Finding, Refused, capped, error, show, warning
 from verify.merkle import Frontier, root_of
 from verify.replay import replay
@@ -153,3 +153,13 @@ def test_a_thousand_bad_events_make_no_thousand_findings(tmp_path: Path) -> None
     assert {finding.rule for finding in found} >= {"text_generation.output", "text_generation.finish"}
     assert len(found) < 60
     assert [one.found for one in found if one.where == ELSEWHERE] == ["4980 more", "4980 more"]
+
+
+def test_every_reference_of_every_schema_is_known_from_the_start() -> None:
+    folder = data.root() / data.SCHEMAS
+    for path in folder.rglob("*.schema.json"):
+        name = path.relative_to(folder).as_posix().removesuffix(".schema.json")
+        known = set(data._validator(name)._registry)
+        for reference in data._references(data._resource(f"{data.SCHEMA_ID}{name}.schema.json").contents):
+            assert data._target(f"{data.SCHEMA_ID}{name}.schema.json", reference) in known
+    assert data._target(f"{data.SCHEMA_ID}a/b.schema.json", "../c.schema.json#/x") == f"{data.SCHEMA_ID}c.schema.json"
