@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import secrets
 import shutil
+import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from kit.chip import Chip
 from kit.errors import KitError
 from kit.files import sha256_file, write_atomic
 from kit.job import Isolation
+from kit.schema import check
+from verify import data
 
 SECRET_COLUMNS = {"serial", "uuid"}
 SALT = "salt"
@@ -76,8 +79,17 @@ def document(product: Chip, isolation: Isolation, made: archive.Archive, *, anon
         "patches": isolation.image["patches"] if isolation.image else isolation.patches,
         "grants": isolation.grants,
         "packages": isolation.packages,
+        "references": references(),
         "inventory": take(product, isolation.grants.get("mounts", []), hide),
     }
+
+
+def references() -> list[dict[str, Any]]:
+    """The public code bases that the report's software table names, and which suites follow them."""
+    path = data.root() / "manifests/references.toml"
+    document = tomllib.loads(path.read_text(encoding="utf-8"))
+    check(document, "references", str(path))
+    return list(document["reference"])
 
 
 def take(product: Chip, mounts: Iterable[str], hide: Veil, root: Path = Path("/")) -> dict[str, Any]:

@@ -159,14 +159,25 @@ def _packages(source: Source) -> dict[str, str]:
 
 
 def _software(source: Source, words: Words) -> Table:
+    """The report's five rows by the code bases that suites follow, further ones, then what the suites ran on."""
     packages = _packages(source)
-    stack = [(name, packages.get(name.lower(), words.say("unknown"))) for name in STACK]
+    known = {reference["name"]: reference for reference in source.environment.get("references", ())}
+    named = dict.fromkeys([*STACK, *known])
+    stack = [(name, _followed(known.get(name), packages.get(name.lower()), words)) for name in named]
     measured = [(name, packages[name]) for name in MEASURED if name in packages]
     differs = (source.environment.get("packages") or {}).get("differs", [])
     others = [(words.say("software.differs"), _differences(differs, words))] if differs else []
     rows = tuple((str(index), name, version) for index, (name, version) in enumerate([*stack, *measured, *others], start=1))
     columns = (Column(words.say("column.id"), number=True), Column(words.say("column.name")), Column(words.say("column.version")))
-    return Table("table-software", words.bare("software"), columns, rows)
+    notes = (words.say("software.followed"),) if known else ()
+    return Table("table-software", words.bare("software"), columns, rows, notes=notes)
+
+
+def _followed(reference: dict[str, Any] | None, installed: str | None, words: Words) -> str:
+    """What is installed under this name, else the code base whose definition is followed."""
+    if installed or reference is None:
+        return installed or words.say("unknown")
+    return " ".join(filter(None, (reference["repository"], reference["version"], reference["commit"] and f"@ {reference['commit']}")))
 
 
 def _differences(differs: list[dict[str, Any]], words: Words) -> str:

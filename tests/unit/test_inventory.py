@@ -11,6 +11,7 @@ from kit import chip, inventory
 from kit.schema import check
 from tests import fakehost
 from tests.conftest import ROOT
+from verify import metrics
 
 LIST = "0, Fake one, SN-17, 1.2\n1, Fake one, SN-18, 1.2"
 
@@ -82,3 +83,13 @@ def test_names_are_hidden_by_one_option(fake: chip.Chip, home: Path, monkeypatch
     assert made["accelerators"]["cards"][0]["serial"] != made["accelerators"]["cards"][1]["serial"]
     assert (home / "config/salt").stat().st_mode & 0o777 == 0o600
     assert "SN-17" in json.dumps(inventory.take(fake, [], inventory.veil(anonymous=False), root))
+
+
+def test_every_suite_names_the_code_base_that_it_follows() -> None:
+    """The report's software table: its five rows, and no suite that is there (base specifications apart) without one."""
+    found = inventory.references()
+    assert [one["name"] for one in found][:5] == ["InternLM", "Bert-Pytorch", "Alpaca-Lora", "LLaMa", "Stable-Diffusion"]
+    followed = {suite for one in found for suite in one["suites"]}
+    assert set(metrics.suites()) - {"specifications"} <= followed
+    schema = json.loads((ROOT / "manifests/schemas/environment.schema.json").read_text(encoding="utf-8"))
+    assert schema["properties"]["references"]["items"]["required"] == sorted(found[0], key=list(found[0]).index)

@@ -17,6 +17,7 @@ from typing import Any
 import docx
 import pytest
 
+from kit import inventory
 from kit.cli import main
 from kit.report import body, charts, compare, html, pdf, tables, words
 from kit.report import docx as word
@@ -493,3 +494,14 @@ def test_what_the_machine_held_fills_the_hardware_and_software_tables(source: So
     software = {row[1]: row[2] for row in tables["table-software"].rows}
     assert (software["InternLM"], software["torch"]) == ("0.2.0", "2.11.0")
     assert software["Other than the lock"] == "torch 2.13.0 -> 2.11.0; peft 0.21.2 -> missing"
+    assert software["LLaMa"] == "not recorded"
+
+
+def test_the_software_table_names_the_code_bases_that_suites_follow(source: Source) -> None:
+    environment = ENVIRONMENT | {"references": inventory.references()}
+    page = body.page(replace(source, environment=environment), words.load("zh"))
+    [table] = [block for block in page.blocks if isinstance(block, Table) and block.anchor == "table-software"]
+    rows = {row[1]: row[2] for row in table.rows}
+    assert rows["Bert-Pytorch"] == "codertimo/BERT-pytorch @ d10dc4f9d5a6f2ca74380f62039526eb7277c671"
+    assert rows["InternLM"] == "0.2.0"  # installed
+    assert table.notes == (words.load("zh").say("software.followed"),)
