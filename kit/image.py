@@ -20,7 +20,7 @@ from typing import Any
 
 from docker.errors import ImageNotFound
 
-from kit import base, builder, chip, engine, patches, patching, recipe, sbom, wheelhouse
+from kit import base, builder, chip, engine, imports, patches, patching, recipe, sbom, wheelhouse
 from kit.errors import ENVIRONMENT, FAILED, KitError
 from kit.files import cache_folder, sha256_file, write_atomic
 from verify.data import root
@@ -200,7 +200,8 @@ def _say(text: str) -> None:
 
 
 def _do_lock(product: chip.Chip, _: Path | None) -> str:
-    """Resolve requirements.in and the base anew, with hashes and without addresses.
+    """Resolve requirements.in and the base anew, with hashes and without addresses; overrides.in, where there is one, has the
+    last word on versions that a package's own metadata forbids though they work.
 
     The first lock may take files from the folder that PIP_FIND_LINKS names, the others only what an index gives everybody.
     """
@@ -230,6 +231,7 @@ def _compile(made: recipe.Recipe, path: Path, extra: list[str]) -> None:
         "--python-platform",
         platform,
         *extra,
+        *(["--override", str(overrides)] if (overrides := made.folder / "overrides.in").is_file() else []),
         str(made.folder / "requirements.in"),
         "--output-file",
         str(path),
@@ -249,12 +251,14 @@ def _do_build(product: chip.Chip, _: Path | None) -> str:
 
 
 def _do_verify(product: chip.Chip, _: Path | None) -> str:
+    """The image is the recorded one, and what image.toml says it imports can be imported in it."""
     found = _known(product, engine.connect())
     if found is None:
         raise KitError(
             "image is not here", where=reference(product), next_step=f"python -m kit image build {product.id}", exit_code=ENVIRONMENT
         )
-    return _shown(found)
+    versions = imports.check(engine.connect(), found.config, recipe.load(product).imports)
+    return "\n".join([_shown(found), *(f"imports {name} {version}".rstrip() for name, version in versions.items())])
 
 
 def _do_pin(product: chip.Chip, _: Path | None) -> str:

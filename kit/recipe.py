@@ -39,6 +39,11 @@ class Recipe:
         return list(self.document["source_only"])
 
     @property
+    def imports(self) -> list[str]:
+        """`module` or `module:attribute` that must import in the image."""
+        return list(self.document.get("imports", []))
+
+    @property
     def target(self) -> Target:
         python = self.document["python"]
         return Target(python["version"], python["glibc"], MACHINES[self.platform])

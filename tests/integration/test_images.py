@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from kit import lock
+from kit import imports, lock
+from kit.errors import KitError
 from kit.files import cache_folder, sha256_file
 from tests.conftest import ROOT
 
@@ -25,10 +26,13 @@ def chips(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "tests/chips/fake", folder)
     text = (ROOT / "images/cpu/image.toml").read_text(encoding="utf-8")
     head, rest = text.split("[base.registry]")
+    head = head.replace("source_only", 'imports = ["packaging.version:Version"]\nsource_only')
     head = head.replace('locks = ["requirements.lock", "requirements-public.lock"]', 'locks = ["requirements.lock"]')
     (folder / "image.toml").write_text(head.replace('["deepspeed"]', "[]") + rest[rest.index("[base.debian]") :], encoding="utf-8")
     shutil.copy(ROOT / "images/cpu/base.lock", folder)
-    (folder / "requirements.lock").write_text(lock.render([lock.read(ROOT / "images/cpu/requirements.lock")["packaging"]]), encoding="utf-8")
+    (folder / "requirements.lock").write_text(
+        lock.render([lock.read(ROOT / "images/cpu/requirements.lock")["packaging"]]), encoding="utf-8"
+    )
     return tmp_path / "chips"
 
 
@@ -65,7 +69,10 @@ def test_two_builds_give_one_digest_and_the_image_travels_without_network(chips:
     docker.from_env().images.remove(first.removeprefix("config "), force=True)
     alone = ("unshare", "--net")
     assert built(kit(chips, tmp_path / "three", "import", "fake", str(tmp_path / "image.tar"), wrap=alone)) == first
-    assert built(kit(chips, tmp_path / "three", "verify", "fake", wrap=alone)) == first
+    checked = kit(chips, tmp_path / "three", "verify", "fake", wrap=alone)
+    assert (built(checked), "imports packaging.version:Version" in checked.stdout) == (first, True)
+    with pytest.raises(KitError, match="cannot import.*packaging:missing: AttributeError.*no_such_module: ModuleNotFoundError"):
+        imports.check(docker.from_env(), first.removeprefix("config "), ["json", "packaging:missing", "no_such_module"])
     with (tmp_path / "image.tar").open("r+b") as file:
         file.truncate(1000)
     cut = kit(chips, tmp_path / "three", "import", "fake", str(tmp_path / "image.tar"))
