@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 
-from kit import chip, lock, plan
+from kit import chip, lock, patches, plan
 from kit.errors import KitError
 from tests.adversarial import builder, test_packed, trust
 from tests.conftest import ROOT
 from tests.fuzz import damage
+from tests.unit import test_patches
 from verify import (
     archive,
     chain,
@@ -37,6 +38,7 @@ from verify import (
     statements,
     strict,
     telemetry,
+    timestamp,
     tolerance,
     tree,
 )
@@ -99,10 +101,12 @@ def targets(folder: Path) -> list[Target]:
     evidence = run / "evidence"
     logged = {suite: [line for path in evidence.glob(f"cases/{case}/attempt-1/events-*") for line in _lines(path)]
               for suite, case in (("pretrain", builder.PRETRAIN), ("text_generation", builder.TEXT))}  # fmt: skip
-    documents = [(evidence / name).read_bytes() for name in ("plan.json", "cases.json", "environment.json")]
+    inside = f"cases/{builder.TEXT}/attempt-1/inside-rank0000.json"
+    documents = [(evidence / name).read_bytes() for name in ("plan.json", "cases.json", "environment.json", inside)]
     sealed = (run / "run.dsse.json").read_bytes()
     payload = envelope.parse(sealed).payload
     scratch = folder / "input"
+    (folder / "chip/patches").mkdir(parents=True)
     plans = [path.read_bytes() for path in sorted((ROOT / "manifests/plans").glob("*.toml"))]
     chips = [path.read_bytes() for path in sorted((ROOT / "images").glob("*/chip.toml"))]
     locks = [(ROOT / "requirements/lint.lock").read_bytes()]
@@ -128,13 +132,15 @@ def targets(folder: Path) -> list[Target]:
         Target("baseline", _written(scratch, baseline.read), [_baseline()]),
         *(
             Target(f"evidence {name}", _written(scratch, lambda file, schema=schema: score.document(Evidence(file.parent), file.name, schema)), [data])
-            for name, schema, data in zip(("plan", "cases", "environment"), ("resolved_plan", "cases", "environment"), documents, strict=True)
+            for name, schema, data in zip(("plan", "cases", "environment", "inside"), ("resolved_plan", "cases", "environment", "inside"), documents, strict=True)
         ),
         Target("archive", _written(folder / f"{test_packed.TOP}.tar.zst", _unpack), [test_packed.packed(test_packed.HONEST)]),
         Target("tar in an archive", _written(folder / f"{test_packed.TOP}.tar.zst", _pack_and_unpack), [test_packed.HONEST]),
         Target("plan", _written(folder / "plan.toml", lambda path: plan.load(str(path))), plans),
         Target("chip", _written(scratch, lambda path: chip.read_toml(path, "chip")), chips),
         Target("lock", _written(scratch, lock.read), locks),
+        Target("patch", _written(folder / "chip/patches/1.patch", patches._read), [test_patches.GOOD, test_patches.ADDS]),
+        Target("time stamp", lambda data: timestamp.speaks_of(data, sealed), [timestamp.IMPRINT + hashlib.sha256(sealed).digest()]),
     ]
 
 

@@ -145,9 +145,10 @@ def test_of_many_findings_the_first_stand_and_the_others_are_counted() -> None:
 def test_a_thousand_bad_events_make_no_thousand_findings(tmp_path: Path) -> None:
     def broken(bench: builder.Bench) -> None:
         events = bench.events[builder.TEXT]["events-00000.jsonl"]
-        [at] = [index for index, event in enumerate(events) if event["e"] == "case_end"]
+        [at] = [index for index, event in enumerate(events) if event["e"] == "memory"]
+        ended = {"reason": "error", "usage_tokens": None, "detail": "x"}
         events[at:at] = [{"t": events[at]["t"], "e": "tokens", "request": 10**6 + number, "ids": [1]} for number in range(5000)]
-        events[at:at] = [{"t": events[at]["t"], "e": "finish", "request": 10**6 + number, "reason": "error"} for number in range(5000)]
+        events[at:at] = [{"t": events[at]["t"], "e": "finish", "request": 10**6 + number} | ended for number in range(5000)]
 
     found = replay(builder.build(tmp_path, broken), "self").findings
     assert {finding.rule for finding in found} >= {"text_generation.output", "text_generation.finish"}
