@@ -1,6 +1,6 @@
 """Plans: TOML in, a list of cases with every value given out.
 
-A plan file is checked against its schema, its matrices are expanded, each case is checked against its suite's schema,
+A plan file is checked against its schema, its matrices and grids are expanded, each case is checked against its suite's schema,
 and the whole becomes canonical JSON: that is what a run seals. No value is filled in by code but `section`, which the
 suite decides, `nodes`, which is 1 where a case is silent, and `allowed_patches`, which is empty where the file is.
 """
@@ -126,11 +126,26 @@ def _expand(raw: dict[str, Any], where: str) -> Iterator[Case]:
     if suite not in metrics.suites():
         raise KitError(f"unknown suite '{suite}'", where=f"{where}: case {raw['id']}", next_step=closest(suite, metrics.suites()))
     section = metrics.load(suite).SECTION
-    fixed = {key: value for key, value in raw.items() if key != "matrix"}
-    matrix = raw.get("matrix", {})
-    for values in itertools.product(*matrix.values()):
-        chosen = dict(zip(matrix, values, strict=True))
+    fixed = {key: value for key, value in raw.items() if key not in {"matrix", "grid"}}
+    for chosen in _choices(raw, where):
         yield {"nodes": 1} | fixed | chosen | {"section": section, "id": _fill(raw["id"], chosen, where)}
+
+
+def _choices(raw: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:
+    """Every combination of the matrix's keys and the grid's axes, the last one turning fastest; the first has `first` besides."""
+    grid = raw.get("grid", {})
+    axes = [[{key: value} for value in values] for key, values in raw.get("matrix", {}).items()]
+    for axis in grid.get("axes", []):
+        if any(len(row) != len(axis["fields"]) for row in axis["values"]):
+            raise KitError(
+                f"a row of the grid's axis {axis['fields']} has more or fewer values than that",
+                where=f"{where}: case {raw['id']}",
+                next_step="give each row one value a field",
+            )
+        axes.append([dict(zip(axis["fields"], row, strict=True)) for row in axis["values"]])
+    for number, parts in enumerate(itertools.product(*axes)):
+        chosen = {key: value for part in parts for key, value in part.items()}
+        yield chosen | (grid.get("first", {}) if number == 0 else {})
 
 
 def _fill(template: str, values: dict[str, Any], where: str) -> str:

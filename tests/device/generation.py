@@ -16,8 +16,7 @@ from typing import Any
 from kit import plan
 from kit.worker import device, engines, generation
 
-ROUNDS = {1: 5, 8: 5}  # measured rounds each way by concurrency, else FEW
-FEW = 3
+PAIRS = {128: 4, 512: 2}  # measured rounds each way, by tokens out
 
 
 def ours(engine: Any, requests: list[engines.Request], tokens: int) -> tuple[float, float, float]:
@@ -63,17 +62,16 @@ def bare(engine: Any, requests: list[engines.Request], tokens: int) -> tuple[flo
 
 
 def compared(engine: Any, case: dict[str, Any]) -> dict[str, Any]:
-    """Rounds in turn, new prompts for each, the first pair discarded."""
-    rounds, rows = ROUNDS.get(case["concurrency"], FEW), []
-    for number in range(rounds + 1):
-        mine = ours(engine, generation.requests(case, 2 * number), case["output_tokens"])
-        theirs = bare(engine, generation.requests(case, 2 * number + 1), case["output_tokens"])
-        rows.append((*mine, *theirs))
-    kept = rows[1:]
-    medians = [statistics.median(column) for column in zip(*kept, strict=True)]
+    """Rounds in turn, ours first in one pair and second in the next, new prompts for each; the engine has been warmed."""
+    rows = []
+    for number in range(PAIRS[case["output_tokens"]]):
+        asked = [generation.requests(case, 2 * number + place) for place in (0, 1)]
+        made = {way: way(engine, asked[place], case["output_tokens"]) for place, way in enumerate((ours, bare)[:: 1 if number % 2 else -1])}
+        rows.append((*made[ours], *made[bare]))
+    medians = [statistics.median(column) for column in zip(*rows, strict=True)]
     names = ("ours_tokens_per_s", "ours_first_ms", "ours_after_s", "bare_tokens_per_s", "bare_first_ms")
     found = dict(zip(names, medians, strict=True))
-    return {"case": case["id"], "rounds": kept, **found, "ratio": medians[0] / medians[3]}
+    return {"case": case["id"], "rounds": rows, **found, "ratio": medians[0] / medians[3]}
 
 
 def main(path: str, names: list[str]) -> None:
@@ -88,6 +86,8 @@ def main(path: str, names: list[str]) -> None:
     begin = time.monotonic()
     engine = module.load(largest, here)
     print(json.dumps({"load_s": time.monotonic() - begin, "kv_tokens": engine.facts.kv_tokens}), flush=True)
+    for way in (ours, bare):
+        way(engine, generation.requests(largest | {"output_tokens": 128}, 1000), 128)
     for case in cases:
         print(json.dumps(compared(engine, case)), flush=True)
     engine.unload()

@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 def test_the_taught_pipeline_in_the_locked_environment() -> None:
     made = environments.prepare(chip.load("cpu"), print)
     done = subprocess.run(
-        [str(made.python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/taught"],
+        [str(made.python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/taught", "tests/taught_text"],
         check=False,
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": sysconfig.get_paths()["purelib"], "CHIPASSAY_ALL_MUST_RUN": "1"},

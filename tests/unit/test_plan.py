@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import tomllib
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 from kit import plan
 from kit.errors import KitError
 from tests.conftest import ROOT
+from verify import profile
+from verify.scoring.cases import Case, pick
 
 
 @pytest.fixture
@@ -131,3 +134,40 @@ def test_no_value_makes_a_traceback(key: str, value: Any) -> None:
         plan.resolve(source, "p.toml")
     except KitError as error:
         assert "\n" not in str(error)
+
+
+PAIRS = [(256, 128), (256, 512), (256, 1024), (512, 128), (512, 512), (512, 1024), (1024, 1024)]
+
+
+def official() -> list[dict[str, Any]]:
+    return [case for case in plan.load("report-0.2.1").cases if case["suite"] == "text_generation"]
+
+
+def test_the_report_declares_its_84_cases_of_text_generation_in_order() -> None:
+    """Section 4.1: one card, then eight; by concurrency, then by lengths; one generation and one precision (ruling 22)."""
+    small = [(1, sessions, *pair) for sessions in (1, 8, 16, 32, 64) for pair in PAIRS]
+    large = [(8, sessions, *pair) for sessions in (1, 8, 16, 32, 64, 80, 96) for pair in PAIRS]
+    fields = ("cards", "concurrency", "input_tokens", "output_tokens")
+    assert [tuple(case[name] for name in fields) for case in official()] == small + large
+    assert {(case["generation"], case["dtype"], case["quantization"]) for case in official()} == {("llama-2", "float16", "none")}
+    assert [case["id"] for case in official() if case["measured_loads"]] == [official()[0]["id"], official()[35]["id"]]
+    assert plan.load("report-0.2.1").container_required
+
+
+def test_the_84_cases_fill_the_84_rows_of_the_profile() -> None:
+    table = next(table for table in profile.load(profile.DEFAULT).tables if table.id == "text_generation")
+    cases = [Case(case["id"], case, "done", {}) for case in official()]
+    assert [found.id if (found := pick(table, row, cases)) else None for row in table.rows] == [case.id for case in cases]
+
+
+def test_every_generation_and_precision_has_84_cases() -> None:
+    counts = Counter((case["generation"], case["quantization"]) for case in plan.load("text-generation").cases)
+    assert counts == {(name, kind): 84 for name in ("llama-1", "llama-2") for kind in ("none", "w8a16")}
+
+
+def test_a_row_of_a_grid_that_is_too_short() -> None:
+    source = tomllib.loads((ROOT / "manifests/plans/single-card.toml").read_text(encoding="utf-8"))
+    case = next(case for case in source["case"] if case["suite"] == "text_generation")
+    case["grid"]["axes"][1]["values"][2] = [256]
+    with pytest.raises(KitError, match="more or fewer values"):
+        plan.resolve(source, "tests")
