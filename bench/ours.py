@@ -47,16 +47,20 @@ def main(argv: list[str]) -> None:
     engine, drawn = openai.load(case(url, concurrency, processes), None), random.Random(1)
     waits: list[float] = []
     lags: list[int] = []
-    marks: list[list[float]] = []
-    begin = time.monotonic()
+    marks: list[dict[str, float]] = []
     for _ in range(rounds):
-        items = list(engine.generate(prompts(drawn, concurrency, tokens), output))
+        asked = prompts(drawn, concurrency, tokens)
+        begin_ns = time.monotonic_ns()
+        items = list(engine.generate(asked, output))
+        end_ns = time.monotonic_ns()
         failed = [item.why for item in items if isinstance(item, Failed)]
         if failed:
             sys.exit(f"{len(failed)} requests failed, the first: {failed[0]}")
         waits += first_ms(items).values()
         lags += [lag for item in items if isinstance(item, Client) for lag in item.lag_ns]
-        marks.append([time.monotonic() - begin, peak_bytes()])
+        came = [item.ns for item in items if isinstance(item, Chunk | Text)]
+        received_s, whole_s = (max(came) - min(came)) / 1e9, (end_ns - begin_ns) / 1e9
+        marks.append({"chunks": len(came), "received_s": received_s, "whole_s": whole_s, "peak_bytes": peak_bytes()})
     engine.unload()
     (out / "ours.json").write_text(json.dumps({"first_ms": waits, "lag_ns": lags, "marks": marks}))
 

@@ -28,11 +28,12 @@ PreTrainedTokenizerFast(tokenizer_object=made, **words).save_pretrained(sys.argv
 
 @dataclass(frozen=True)
 class Tool:
-    """A client: its command for a load, and how its first-token times in ms are read."""
+    """A client: its command for a load, how its first-token times in ms are read, and the seconds that its load took as a whole."""
 
     name: str
     command: Callable[[dict[str, object]], list[str]]
     first_ms: Callable[[dict[str, object]], list[float]]
+    whole_s: Callable[[dict[str, object]], float]
 
 
 def _aiperf(path: Path) -> list[float]:
@@ -46,6 +47,11 @@ def _guidellm(path: Path) -> list[float]:
 
 def _sglang(path: Path) -> list[float]:
     return [1000 * seconds for seconds in json.loads(path.read_text().splitlines()[-1])["ttfts"]]
+
+
+def _duration(path: Path) -> float:
+    """Seconds of a whole load as the tool says them; 0 where it is not read."""
+    return float(json.loads(path.read_text().splitlines()[-1]).get("duration", 0)) if path.suffix == ".jsonl" else 0.0
 
 
 READERS = {"aiperf": _aiperf, "guidellm": _guidellm, "sglang": _sglang}
@@ -70,7 +76,10 @@ def _tool(name: str, entry: dict[str, Any], folder: Path) -> Tool:
     def first_ms(load: dict[str, object]) -> list[float]:
         return READERS[name](Path(entry["result"].format(**load)))
 
-    return Tool(name, command, first_ms)
+    def whole_s(load: dict[str, object]) -> float:
+        return _duration(Path(entry["result"].format(**load)))
+
+    return Tool(name, command, first_ms, whole_s)
 
 
 def install(folder: Path) -> None:
