@@ -158,10 +158,10 @@ def flat(tools: list[Tool], repeats: int) -> list[dict[str, Any]]:
     return rows
 
 
-def tiers(tools: list[Tool]) -> list[dict[str, Any]]:
+def tiers(tools: list[Tool], levels: list[int]) -> list[dict[str, Any]]:
     """Truth 15 ms beside each edge of a tier, at every concurrency of the report: is the tool's mean in the tier of the truth?"""
     rows = []
-    for concurrency in CONCURRENCY[65]:
+    for concurrency in levels:
         for edge in EDGES_MS:
             for side in (-OFF_MS, OFF_MS):
                 load = {"concurrency": concurrency, "input": 256, "output": 2, "requests": concurrency}
@@ -246,11 +246,12 @@ PARTS = ("bursts", "cpu", "flat", "tiers", "lengths", "drift")
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench client", description=__doc__)
-    parser.add_argument("parts", nargs="*", default=PARTS[:5], help=f"of {', '.join(PARTS)}; all but the last by default")
+    parser.add_argument("parts", nargs="*", default=PARTS[:1], help=f"of {', '.join(PARTS)}; the first by default")
     parser.add_argument("--peers", type=Path, help="folder with the peers' environments; without it ours alone is measured")
     parser.add_argument("--install", action="store_true", help="make them first")
     parser.add_argument("--only", nargs="*", default=(), help="peers by name")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--at", nargs="*", type=int, default=list(CONCURRENCY[65]), help="tiers: sessions at once")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--ahead", action="store_true", help="before other sessions of this machine (needs the right)")
     parser.add_argument("--out", type=Path, help="write all rows here, a JSON object a line")
@@ -266,7 +267,7 @@ def main(argv: list[str]) -> None:
         "bursts": lambda: bursts(tools, given.repeats),
         "cpu": lambda: cpu(tools, given.repeats),
         "flat": lambda: flat(tools, given.repeats),
-        "tiers": lambda: tiers(tools),
+        "tiers": lambda: tiers(tools, given.at),
         "lengths": lengths,
         "drift": lambda: drift(given.minutes),
     }
