@@ -7,14 +7,10 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.conftest import ROOT
 from tests.integration.test_failures import toml
-from tests.integration.test_main_job import kit, only_run, verify
+from tests.integration.test_main_job import NO_ENGINE, kit, only_run, verify
 from tests.mockserver.started import started
-
-pytest.importorskip("torch")
 
 
 def plan(path: Path, servers: dict[str, str]) -> Path:
@@ -38,7 +34,7 @@ def test_a_server_is_measured_and_one_that_dies_ends_its_case_only(tmp_path: Pat
     quick = ("--first-ms", 40, "--step-ms", 2)
     with started(*quick, "--fault", "kill", "--fault-from", 6) as dying, started(*quick) as sound:
         cases = plan(tmp_path / "plan.toml", {"dies": dying.url, "sound": sound.url})
-        done = kit("run", "--plan", str(cases), "--out", str(tmp_path / "runs"), "--isolation", "none")
+        done = kit("run", "--plan", str(cases), "--out", str(tmp_path / "runs"), env=NO_ENGINE)
         truth = sound.truth()
     assert done.returncode == 1, done.stderr
     run = only_run(tmp_path / "runs")
