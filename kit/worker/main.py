@@ -43,12 +43,12 @@ def _start_ranks(case: dict[str, Any], argv: list[str]) -> int:
 
 
 def _run_rank(case: dict[str, Any], attempt: int, folder: Path) -> int:
-    from . import inside
-    from .ranks import die_with_agent
+    from . import inside, ranks, rendezvous
     from .record import Recorder
 
-    if "RANK" in os.environ:
-        die_with_agent()
+    if "RANK" in os.environ:  # whoever started it: our agent, torchrun, DeepSpeed's launcher, the site's
+        ranks.die_with_agent()
+        rendezvous.face_the_others(case)
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     try:
         recorder = Recorder(folder, rank=rank, case=case, attempt=attempt, world_size=world_size)

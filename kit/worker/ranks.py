@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .rendezvous import Place, RollCallError, answer, interface_towards
+from .rendezvous import Place, RollCallError, answer
 
 TETHER = "CHIPASSAY_TETHER"  # set where the kit holds the other end of standard input
 STOP_S = 10
@@ -58,13 +58,9 @@ def start(case: dict[str, Any], argv: list[str], place: Place) -> int:
 
 
 def _settle(per_node: int, place: Place) -> None:
-    """What the ranks inherit: their share of the cores, and on several nodes the interface that leads to the others."""
+    """What the ranks inherit: their share of the cores. An agent that the kit started on one of several nodes dies with it."""
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // per_node)))
-    if place.nodes == 1:
-        return
-    if name := interface_towards(place.endpoint):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
-    if TETHER in os.environ:
+    if place.nodes > 1 and TETHER in os.environ:
         threading.Thread(target=_die_with_starter, daemon=True).start()
 
 

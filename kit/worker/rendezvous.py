@@ -129,10 +129,17 @@ def _heard(store: Any, place: Place, limit_s: int) -> str:
     return verdict
 
 
+def face_the_others(case: dict[str, Any]) -> None:
+    """As a rank of several nodes: have the library of CPUs use the interface that leads to the others, not that of the host's name."""
+    endpoint = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
+    if case.get("nodes", 1) > 1 and (name := interface_towards(endpoint)):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+
+
 def interface_towards(endpoint: str) -> str | None:
     """The network interface by which this node reaches the rendezvous, or None where that cannot be told."""
     address, _, port = endpoint.rpartition(":")
-    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+    with suppress(OSError, ValueError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((address, int(port)))
         own = probe.getsockname()[0]
         return next((name for _, name in socket.if_nameindex() if _address_of(probe, name) == own), None)
