@@ -36,6 +36,8 @@ def _recorded(folder: Path) -> float:
             tokens=4096,
             real_tokens=4096,
             grad_norm=1.25,
+            loss_scale=None,
+            skipped=False,
         )
     )
     recorder.close()

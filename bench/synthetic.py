@@ -26,6 +26,7 @@ KEY = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"benchmarks of ChipAs
 STEP_BYTES = 215  # of a `step` line, about
 SERVING_SHARE = 0.03  # of the bytes
 REQUEST_BYTES = 60 * 512
+OPTIMIZER = {"learning_rate": 0.001, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.01, "clip": 1.0, "schedule": "constant"}
 MODEL = {
     "architecture": "llama", "hidden_size": 64, "num_layers": 1, "num_heads": 2, "num_kv_heads": 2, "ffn_size": 128, "vocab_size": 32000,
 }  # fmt: skip
@@ -56,9 +57,11 @@ def source(steps: int, ranks: int, rounds: int) -> dict[str, Any]:
         "schemaVersion": 1, "name": "synthetic", "title": {"en": "Synthetic events", "zh": "合成事件"}, "source": "bench/synthetic.py",
         "isolation": "preferred", "official": False,
         "case": [
-            {"id": "synthetic-training", "suite": "pretrain", "cards": ranks, "processes": ranks, "zero_stage": 1,
-             "global_batch": 2 * ranks, "micro_batch": 2, "warmup_steps": 10, "measured_steps": steps - 10, "learning_rate": 0.001,
-             "dtype": "bfloat16", "seed": 7, "compile": False, "attention": ["MATH"], "data": "shakespeare.txt",
+            {"id": "synthetic-training", "suite": "pretrain", "cards": ranks, "processes": ranks, "engine": "deepspeed",
+             "zero_stage": 1, "checkpoint_activations": False, "offload": "none", "loss_chunks": 1, "weights": "random",
+             "global_batch": 2 * ranks, "micro_batch": 2, "warmup_steps": 10, "measured_steps": steps - 10, "optimizer": OPTIMIZER,
+             "dtype": "bfloat16", "seed": 7, "compile": False, "deterministic": False, "attention": ["MATH"], "data": "shakespeare.txt",
+             "tokenizer": "bytes", "packing": "none",
              "time_limit_s": 604800, "model": MODEL | {"sequence_length": 2048}},
             {"id": "synthetic-serving", "suite": "text_generation", "cards": 1, "processes": 1, "engine": "transformers", "concurrency": 16,
              "input_tokens": 256, "output_tokens": 512, "warmup_rounds": 1, "measured_rounds": rounds, "generation": "own",
@@ -86,7 +89,7 @@ def training(recorder: Recorder, case: Case, rank: int, losses: array[float]) ->
         recorder.event(
             "step", begin + 29_000_000_000 + rng.randrange(900_000_000), step=number,
             phase="warmup" if number < case["warmup_steps"] else "measured", begin_ns=begin, loss=loss * (0.999 + 0.002 * rng.random()),
-            loss_dp_mean=loss, tokens=tokens, real_tokens=tokens, grad_norm=0.1 + rng.random(),
+            loss_dp_mean=loss, tokens=tokens, real_tokens=tokens, grad_norm=0.1 + rng.random(), loss_scale=None, skipped=False,
         )  # fmt: skip
     recorder.event("case_end", 30_000_000_000 * (len(losses) + 1), state="done", reason=None)
     return len(losses) + 5

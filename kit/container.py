@@ -33,6 +33,7 @@ def task(reference: str, job: Job) -> launchers.Task:
         nodes=job.nodes,
         processes=int(job.case.get("processes", 1)),
         weights=weights.declared(job.case),
+        data=weights.dataset(job.case),
     )
 
 

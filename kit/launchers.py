@@ -11,8 +11,8 @@ from typing import Any
 from kit.chip import Chip
 from kit.errors import KitError
 from kit.grants import Grants
+from kit.weights import DATA_FOLDER, DATA_INSIDE, INSIDE
 from kit.weights import FOLDER as WEIGHTS
-from kit.weights import INSIDE
 
 WORKER, FOLDER = "/worker.pyz", "/case"
 TEMPORARY = "/tmp"  # noqa: S108 - the container's own
@@ -23,7 +23,7 @@ PLANNED = "NODE0:29400"  # what a dry run shows where no rendezvous was given
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One attempt to be started: image (name, or file for sites without an engine), worker archive, folder, weights.
+    """One attempt to be started: image (name, or file for sites without an engine), worker archive, folder, weights, data.
 
     Of a case on several `nodes`, `processes` are those of all; `node` is the one that is started (None: the site tells each
     which it is), `endpoint` where ranks meet.
@@ -35,6 +35,7 @@ class Task:
     folder: Path
     nodes: int = 1
     weights: Path | None = None
+    data: Path | None = None
     processes: int = 1
     node: int | None = None
     endpoint: str = ""
@@ -46,14 +47,15 @@ class Task:
 
     @property
     def mounts(self) -> list[tuple[str, str, str]]:
-        """(host, container, ro or rw) of the two things that every worker gets, and of the weights that its case names."""
-        weights = [(str(self.weights), f"{INSIDE}/{self.weights.name}", "ro")] if self.weights else []
-        return [(str(self.archive), WORKER, "ro"), (str(self.folder), FOLDER, "rw"), *weights]
+        """(host, container, ro or rw) of the two things that every worker gets, and of the weights and the data that its case names."""
+        named = [(str(path), f"{inside}/{path.name}", "ro") for path, inside in ((self.weights, INSIDE), (self.data, DATA_INSIDE)) if path]
+        return [(str(self.archive), WORKER, "ro"), (str(self.folder), FOLDER, "rw"), *named]
 
     @property
     def environment(self) -> dict[str, str]:
         """What a container is told besides the chip's own variables."""
-        return ({WEIGHTS: INSIDE} if self.weights else {}) | self.meeting
+        data = {DATA_FOLDER: DATA_INSIDE} if self.data else {}
+        return ({WEIGHTS: INSIDE} if self.weights else {}) | data | self.meeting
 
     @property
     def meeting(self) -> dict[str, str]:
@@ -209,8 +211,8 @@ def bare(chip: Chip, given: Grants, task: Task) -> list[str]:
 
 
 def _bare_environment(chip: Chip, given: Grants, task: Task) -> list[str]:
-    weights = {WEIGHTS: str(task.weights.parent)} if task.weights else {}
-    return ["env", *_variables(chip.worker_environment() | chip.visible(given.cards) | weights | task.meeting)]
+    named = {name: str(path.parent) for name, path in ((WEIGHTS, task.weights), (DATA_FOLDER, task.data)) if path}
+    return ["env", *_variables(chip.worker_environment() | chip.visible(given.cards) | named | task.meeting)]
 
 
 def _bare_arguments(task: Task) -> list[str]:

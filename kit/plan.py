@@ -2,7 +2,8 @@
 
 A plan file is checked against its schema, its matrices and grids are expanded, each case is checked against its suite's schema,
 and the whole becomes canonical JSON: that is what a run seals. No value is filled in by code but `section`, which the
-suite decides, `nodes`, which is 1 where a case is silent, and `allowed_patches`, which is empty where the file is.
+suite decides, `nodes`, which is 1 where a case is silent, `allowed_patches`, which is empty where the file is, and what a
+case names: the shape of its model, the values of its curve.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kit import curves, models
 from kit.errors import KitError
 from kit.schema import check, closest
 from verify import metrics
@@ -128,7 +130,18 @@ def _expand(raw: dict[str, Any], where: str) -> Iterator[Case]:
     section = metrics.load(suite).SECTION
     fixed = {key: value for key, value in raw.items() if key not in {"matrix", "grid"}}
     for chosen in _choices(raw, where):
-        yield {"nodes": 1} | fixed | chosen | {"section": section, "id": _fill(raw["id"], chosen, where)}
+        case = {"nodes": 1} | fixed | chosen | {"section": section, "id": _fill(raw["id"], chosen, where)}
+        yield case | _named(case, where)
+
+
+def _named(case: Case, where: str) -> dict[str, Any]:
+    """What a case only names: the shape of its model, the values of its curve."""
+    place, found = f"{where}: case {case['id']}", {}
+    if "model" in case:
+        found["model"] = models.resolve(case["model"], place)
+    if "curve" in case:
+        found["curve"] = curves.resolve(case["curve"], place, Path(where).parent)
+    return found
 
 
 def _choices(raw: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:

@@ -50,6 +50,8 @@ def _explain(error: ValidationError) -> tuple[str, str]:
         return f"key '{missing}' is missing", "add it"
     if error.validator in {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}:
         return f"{instance!r} is out of range", f"{error.validator} is {wanted}"
+    if error.validator == "const":
+        return f"{instance!r} is not allowed here", f"it must be {wanted!r}"
     if error.validator == "enum":
         return f"{instance!r} is not allowed", closest(str(instance), map(str, wanted))
     return error.message[:200], "correct the file"

@@ -13,7 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from verify import challenge, events, metrics, telemetry
+from verify import challenge, events, metrics, telemetry, utilisation
 from verify.data import has_schema, suites_own, violations
 from verify.files import Evidence, Source
 from verify.findings import Finding, Refused, capped, error
@@ -72,10 +72,13 @@ def evaluate(evidence: Path | Evidence, *, fast: bool = True) -> list[CaseResult
     asked = challenge.read(source)
     found = [_case(source, case, states.get(case["id"]), asked, fast=fast) for case in plan["cases"]]
     reading = Reading(source, [tasks for _, tasks in found])
-    return [
+    results = [
         _measured(source, challenge.effective(case, asked), result, tasks, reading) if tasks else result
         for case, (result, tasks) in zip(plan["cases"], found, strict=True)
     ]
+    if not any(utilisation.RATE in result.metrics for result in results):
+        return results
+    return utilisation.add(results, loads(source.read("environment.json"), "environment.json"))
 
 
 def _case(

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from . import data, device, words
+from . import device, words
+from .data.text import read
 from .engines import Facts, Request
 
 Case = dict[str, Any]
@@ -71,7 +72,7 @@ def frozen_windows() -> list[list[int]]:
 
 
 def _pieces(count: int, length: int) -> list[list[int]]:
-    text = data.read(TEXT)[0]
+    text = read(TEXT)[0]
     return [text[start : start + length].tolist() for start in ((index + 1) * len(text) // (count + 1) for index in range(count))]
 
 

@@ -30,6 +30,7 @@ PRETRAIN = "pretrain-x"
 TEXT = "text-x"
 NAME = "tiny-cpu-20261124T000000Z-abcdef"
 MODEL = {"architecture": "llama", "hidden_size": 64, "num_layers": 1, "num_heads": 2, "num_kv_heads": 2, "ffn_size": 128, "vocab_size": 256}
+OPTIMIZER = {"learning_rate": 0.001, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.01, "clip": 1.0, "schedule": "constant"}
 WALL_NS = 1_790_000_000_000_000_000
 MONOTONIC_NS = 5_000
 TELEMETRY = "telemetry-"
@@ -50,9 +51,10 @@ def source(steps: int = 3) -> dict[str, Any]:
         "official": False,
         "case": [
             {
-                "id": PRETRAIN, "suite": "pretrain", "cards": 2, "processes": 2, "zero_stage": 1, "global_batch": 4, "micro_batch": 2,
-                "warmup_steps": 1, "measured_steps": steps, "learning_rate": 0.001, "dtype": "float32", "compile": False,
-                "attention": ["MATH"], "seed": 7, "data": "shakespeare.txt",
+                "id": PRETRAIN, "suite": "pretrain", "cards": 2, "processes": 2, "engine": "deepspeed", "zero_stage": 1, "global_batch": 4, "micro_batch": 2,
+                "checkpoint_activations": False, "offload": "none", "loss_chunks": 1, "weights": "random", "optimizer": OPTIMIZER,
+                "warmup_steps": 1, "measured_steps": steps, "dtype": "float32", "compile": False, "deterministic": False,
+                "attention": ["MATH"], "seed": 7, "data": "shakespeare.txt", "tokenizer": "bytes", "packing": "none",
                 "time_limit_s": 60, "model": MODEL | {"sequence_length": 16},
             },
             {
@@ -97,7 +99,8 @@ def pretrain(rank: int, steps: int) -> list[Event]:
         begin = 1_000_000 + number * 3_000_000
         events.append(
             {"t": begin + 1_000_000 * (rank + 1), "e": "step", "step": number, "phase": "measured" if number else "warmup", "begin_ns": begin,
-             "loss": 4.0 - 0.125 * number, "loss_dp_mean": 4.0 - 0.125 * number, "tokens": 32, "real_tokens": 30, "grad_norm": 1.5}
+             "loss": 4.0 - 0.125 * number, "loss_dp_mean": 4.0 - 0.125 * number, "tokens": 32, "real_tokens": 30, "grad_norm": 1.5,
+             "loss_scale": None, "skipped": False}
         )  # fmt: skip
     return end(events)
 

@@ -41,3 +41,4 @@ add("pretrain.tokens", "sealed", "more tokens than the batch", lambda b: b.step(
 add("pretrain.tokens", "sealed", "more real tokens than slots", lambda b: b.step(1).update(real_tokens=33))
 add("pretrain.loss", "sealed", "a mean that is none", lambda b: b.step(1).update(loss_dp_mean=1.0))
 add("pretrain.loss", "sealed", "a negative loss", lambda b: (b.step(1).update(loss=-1.0, loss_dp_mean=1.0),))
+add("pretrain.model", "sealed", "a smaller model than the plan's", lambda b: b.plan.document["cases"][0]["model"].update(parameters=1001))

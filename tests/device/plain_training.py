@@ -33,15 +33,23 @@ def model(hidden: int, layers: int, heads: int, ffn: int) -> torch.nn.Module:
         use_cache=False,
     )
     torch.set_default_dtype(torch.bfloat16)
-    with torch.device("cuda"):
-        return LlamaForCausalLM(config)
+    try:
+        with torch.device("cuda"):
+            return LlamaForCausalLM(config)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def tokens_per_s(net: torch.nn.Module) -> float:
     """Training speed of the plain loop."""
-    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-4, fused=True)
+    times = steps(net, torch.optim.AdamW(net.parameters(), lr=3e-4, fused=True), WARMUP_STEPS + MEASURED_STEPS)
+    return MICRO_BATCH * LENGTH * MEASURED_STEPS / sum(times[WARMUP_STEPS:])
+
+
+def steps(net: torch.nn.Module, optimizer: torch.optim.Optimizer, count: int) -> list[float]:
+    """Seconds of each of some steps."""
     times = []
-    for _ in range(WARMUP_STEPS + MEASURED_STEPS):
+    for _ in range(count):
         ids = torch.randint(VOCABULARY, (MICRO_BATCH, LENGTH), device="cuda")
         torch.cuda.synchronize()
         begin = time.perf_counter()
@@ -51,7 +59,7 @@ def tokens_per_s(net: torch.nn.Module) -> float:
         optimizer.zero_grad(set_to_none=True)
         torch.cuda.synchronize()
         times.append(time.perf_counter() - begin)
-    return MICRO_BATCH * LENGTH * MEASURED_STEPS / sum(times[WARMUP_STEPS:])
+    return times
 
 
 def matmul_tflops() -> float:
@@ -77,4 +85,5 @@ def main(argv: list[str]) -> None:
     print(json.dumps({"shape": shape, "compiled": "--compile" in argv, "tokens_per_s": tokens_per_s(net), "matmul_tflops": ceiling}))
 
 
-main(sys.argv[1:])
+if __name__ == "__main__":
+    main(sys.argv[1:])

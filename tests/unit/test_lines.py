@@ -142,7 +142,7 @@ def test_honest_events_take_the_quick_way() -> None:
 
 def test_plain_kinds_are_those_without_free_text() -> None:
     plain = {kind.__name__ for suite in SUITES for kind in (*events.COMMON, *metrics.load(suite).EVENTS) if is_plain(kind)}
-    assert plain == {"Step", "Load", "RoundStart", "Send", "Tokens", "Text", "Client", "Memory"}
+    assert plain == {"Step", "Load", "RoundStart", "Send", "Tokens", "Text", "Client", "Memory", "Estimate", "Evaluation"}
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))

@@ -58,3 +58,19 @@ def test_a_bare_worker_is_told_the_folder_above(tmp_path: Path, monkeypatch: pyt
     assert weights.variables({"weights": "mine"}) == {weights.FOLDER: str(tmp_path)}
     task = launchers.Task("x", "image", Path("/w.pyz"), Path("/f"), weights=tmp_path / "mine")
     assert f"{weights.FOLDER}={tmp_path}" in launchers.bare(chip.load("cpu"), grants.of(chip.load("cpu"), ()), task)
+
+
+def test_data_is_a_second_folder_with_a_lock_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(weights.DATA_FOLDER, str(tmp_path))
+    case = {"id": "x", "data": "corpus"}
+    assert weights.dataset(case) is None
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / weights.DATA_LOCK).write_text("{}", encoding="utf-8")
+    assert weights.dataset(case) == tmp_path / "corpus"
+    assert weights.variables(case) == {weights.DATA_FOLDER: str(tmp_path)}
+    assert weights.granted([case]) == {"corpus": hashlib.sha256(b"{}").hexdigest()}
+    task = container.task("image", Job("RUN", case, 1, tmp_path / "attempt", archive.Archive(tmp_path / "worker.pyz", "0" * 64)))
+    asked = container.request(grants.of(chip.load("cpu"), ()), task)
+    assert ("/data/corpus", str(tmp_path / "corpus"), True) in {(m["Target"], m["Source"], m["ReadOnly"]) for m in asked["mounts"]}
+    assert asked["environment"][weights.DATA_FOLDER] == "/data"
+    assert f"{weights.DATA_FOLDER}={tmp_path}" in launchers.bare(chip.load("cpu"), grants.of(chip.load("cpu"), ()), task)

@@ -1,6 +1,6 @@
-"""LLaMA for training: RMSNorm, rotary positions, grouped-query attention, SwiGLU, untied output head.
+"""LLaMA and InternLM for training: RMSNorm, rotary positions, grouped-query attention, SwiGLU, untied output head.
 
-Shape suffixes: B batch, L sequence, D hidden, H heads, K key/value heads, E head width, V vocabulary.
+InternLM is the same with biases on the four projections of attention. Shape suffixes: B batch, L length, D hidden, E head width.
 """
 
 from __future__ import annotations
@@ -11,80 +11,103 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-ROPE_BASE = 10000.0  # LLaMA-1 and LLaMA-2
-NORM_EPS = 1e-5
+from .attention import Packing, Projections, attend, packing, rows
+from .loss import mean_loss
+
+ROPE_BASE = 10000.0  # LLaMA-1, LLaMA-2 and InternLM-1
+NORM_EPS = 1e-5  # of shapes that name none
 INIT_STD = 0.02
 
 
 class Attention(nn.Module):
-    """Causal self-attention with rotary positions."""
+    """Self-attention with rotary positions."""
 
-    def __init__(self, shape: dict[str, Any]) -> None:
+    def __init__(self, shape: dict[str, Any], *, fused: bool) -> None:
         super().__init__()
         hidden, self.num_heads, self.num_kv_heads = shape["hidden_size"], shape["num_heads"], shape["num_kv_heads"]
         self.head_size = hidden // self.num_heads
-        self.wq = nn.Linear(hidden, self.num_heads * self.head_size, bias=False)
-        self.wk = nn.Linear(hidden, self.num_kv_heads * self.head_size, bias=False)
-        self.wv = nn.Linear(hidden, self.num_kv_heads * self.head_size, bias=False)
-        self.wo = nn.Linear(self.num_heads * self.head_size, hidden, bias=False)
+        bias, kv_size = shape["architecture"] == "internlm", self.num_kv_heads * self.head_size
+        self.projections = Projections(hidden, (hidden, kv_size, kv_size), bias=bias, fused=fused)
+        self.wo = nn.Linear(hidden, hidden, bias=bias)
 
-    def forward(self, x_BLD: Tensor, cos_LE: Tensor, sin_LE: Tensor) -> Tensor:  # noqa: N803
-        batch, length, _ = x_BLD.shape
-        q = self.wq(x_BLD).view(batch, length, self.num_heads, self.head_size).transpose(1, 2)
-        k = self.wk(x_BLD).view(batch, length, self.num_kv_heads, self.head_size).transpose(1, 2)
-        v = self.wv(x_BLD).view(batch, length, self.num_kv_heads, self.head_size).transpose(1, 2)
-        q, k = rotate(q, cos_LE, sin_LE), rotate(k, cos_LE, sin_LE)
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self.num_kv_heads != self.num_heads)
-        return self.wo(out.transpose(1, 2).reshape(batch, length, -1))
+    def forward(self, x_BLD: Tensor, cos: Tensor, sin: Tensor, how: Packing) -> Tensor:  # noqa: N803
+        q, k, v = (x.unflatten(-1, (-1, self.head_size)) for x in self.projections(x_BLD))
+        return self.wo(attend(rotate(q, cos, sin), rotate(k, cos, sin), v, how))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU; gate and up are one product where `fused`."""
+
+    def __init__(self, hidden: int, ffn: int, *, fused: bool) -> None:
+        super().__init__()
+        if fused:
+            self.gate_up = nn.Linear(hidden, 2 * ffn, bias=False)
+        else:
+            self.gate, self.up = (nn.Linear(hidden, ffn, bias=False) for _ in range(2))
+        self.down = nn.Linear(ffn, hidden, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1) if hasattr(self, "gate_up") else (self.gate(x), self.up(x))
+        return self.down(F.silu(gate) * up)
 
 
 class Block(nn.Module):
     """One decoder layer."""
 
-    def __init__(self, shape: dict[str, Any]) -> None:
+    def __init__(self, shape: dict[str, Any], *, fused: bool) -> None:
         super().__init__()
-        hidden, ffn = shape["hidden_size"], shape["ffn_size"]
-        self.attention_norm = nn.RMSNorm(hidden, eps=NORM_EPS)
-        self.attention = Attention(shape)
-        self.ffn_norm = nn.RMSNorm(hidden, eps=NORM_EPS)
-        self.gate = nn.Linear(hidden, ffn, bias=False)
-        self.up = nn.Linear(hidden, ffn, bias=False)
-        self.down = nn.Linear(ffn, hidden, bias=False)
+        hidden, eps = shape["hidden_size"], shape.get("norm_eps", NORM_EPS)
+        self.attention_norm = nn.RMSNorm(hidden, eps=eps)
+        self.attention = Attention(shape, fused=fused)
+        self.ffn_norm = nn.RMSNorm(hidden, eps=eps)
+        self.ffn = FeedForward(hidden, shape["ffn_size"], fused=fused)
 
-    def forward(self, x_BLD: Tensor, cos_LE: Tensor, sin_LE: Tensor) -> Tensor:  # noqa: N803
-        x_BLD = x_BLD + self.attention(self.attention_norm(x_BLD), cos_LE, sin_LE)  # noqa: N806
-        h = self.ffn_norm(x_BLD)
-        return x_BLD + self.down(F.silu(self.gate(h)) * self.up(h))
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, how: Packing) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), cos, sin, how)
+        return x + self.ffn(self.ffn_norm(x))
 
 
-class Llama(nn.Module):
+class Model(nn.Module):
     """Decoder-only language model; forward gives the mean next-token loss in nats."""
 
-    def __init__(self, shape: dict[str, Any]) -> None:
+    def __init__(self, shape: dict[str, Any], *, fused: bool = True) -> None:
         super().__init__()
         if shape["hidden_size"] % shape["num_heads"] or shape["num_heads"] % shape["num_kv_heads"]:
             raise ValueError("hidden_size must be a multiple of num_heads, and num_heads of num_kv_heads")
+        self.loss_chunks = 1
         self.embedding = nn.Embedding(shape["vocab_size"], shape["hidden_size"])
-        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape["num_layers"]))
-        self.norm = nn.RMSNorm(shape["hidden_size"], eps=NORM_EPS)
+        self.blocks = nn.ModuleList(Block(shape, fused=fused) for _ in range(shape["num_layers"]))
+        self.norm = nn.RMSNorm(shape["hidden_size"], eps=shape.get("norm_eps", NORM_EPS))
         self.head = nn.Linear(shape["hidden_size"], shape["vocab_size"], bias=False)
-        cos, sin = rotary_table(shape["sequence_length"], shape["hidden_size"] // shape["num_heads"])
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
+        self.length = shape["sequence_length"]
+        # no buffers: an engine that casts a model to bfloat16 would take three digits off the angles
+        self.cos, self.sin = rotary_table(self.length, shape["hidden_size"] // shape["num_heads"])
         self.apply(_initialise)
 
-    def forward(self, tokens_BL: Tensor, labels_BL: Tensor) -> Tensor:  # noqa: N803
-        x = self.embedding(tokens_BL)
-        cos, sin = self.cos[: x.shape[1]], self.sin[: x.shape[1]]
-        for block in self.blocks:
-            x = block(x, cos, sin)
-        logits_BLV = self.head(self.norm(x))  # noqa: N806
-        return F.cross_entropy(logits_BLV.flatten(0, 1).float(), labels_BL.flatten())
+    def forward(
+        self,
+        tokens: Tensor,
+        labels: Tensor,
+        positions: Tensor | None = None,
+        documents: Tensor | None = None,
+        bounds: Tensor | None = None,
+    ) -> Tensor:
+        """Tokens and labels [B, L]; of packed rows also positions and documents [B, L], or `bounds` of documents [N + 1]."""
+        cos, sin = (table[: tokens.shape[1]] if positions is None else table[positions] for table in (self.cos, self.sin))
+        how = packing(self.length, documents, bounds)
+        x = rows(self, self.blocks, self.embedding(tokens), cos, sin, how)
+        return self.tail(x, labels)
+
+    def tail(self, x: Tensor, labels: Tensor) -> Tensor:
+        """The last norm, the head and the loss."""
+        return mean_loss(self.norm(x), self.head.weight, labels, self.loss_chunks)
 
 
 def _initialise(module: nn.Module) -> None:
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=INIT_STD)
+        if getattr(module, "bias", None) is not None:
+            nn.init.zeros_(module.bias)
 
 
 def rotary_table(length: int, head_size: int) -> tuple[Tensor, Tensor]:
@@ -94,8 +117,8 @@ def rotary_table(length: int, head_size: int) -> tuple[Tensor, Tensor]:
     return angle.cos(), angle.sin()
 
 
-def rotate(x: Tensor, cos_LE: Tensor, sin_LE: Tensor) -> Tensor:  # noqa: N803
-    """Rotary position embedding of x [B, heads, L, E], computed in float32."""
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding of x [B, L, heads, E] by tables [L, E] or [B, L, E], computed in float32."""
     first, second = x.float().chunk(2, dim=-1)
     turned = torch.cat((-second, first), dim=-1)
-    return (x.float() * cos_LE.float() + turned * sin_LE.float()).to(x.dtype)
+    return (x.float() * cos.float()[..., None, :] + turned * sin.float()[..., None, :]).to(x.dtype)

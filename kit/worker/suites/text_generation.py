@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from .. import data, device, engines, generation, loading, reference
+from .. import device, engines, generation, loading, reference
+from ..data.text import read
 from ..engines import Chunk, Client, Done, Failed, Item, Request, Sent, Text
 from ..models import causal
 from ..record import Recorder
@@ -183,7 +184,7 @@ def _losses(engine: Any) -> list[list[float]]:
 
 def _int8(case: Case, recorder: Recorder, here: Any, losses: list[list[float]]) -> None:
     """Perplexity of the frozen text by the same engine without quantisation, then as the case has it (ruling 10)."""
-    digest = data.read(generation.TEXT)[1]
+    digest = read(generation.TEXT)[1]
     plain = case | {"quantization": "none", "kv_dtype": case["dtype"]}
     engine = engines.module(case["engine"]).load(plain, here)
     for kind, found in (("none", _losses(engine)), (case["quantization"], losses)):

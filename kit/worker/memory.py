@@ -1,0 +1,70 @@
+"""How much memory training will need on a card, estimated before anything is allocated; what cannot fit is refused with the estimate.
+
+Weights, gradients, masters and states are counted exactly (Rajbhandari et al. 2020, section 3), activations roughly.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from . import device, models, training
+
+Case = dict[str, Any]
+ADVICE = "take a smaller micro_batch, checkpoint_activations, a higher zero_stage on more cards, or offload"
+WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}
+KEPT_PER_LAYER = 10  # hidden-wide tensors that a layer keeps for the way back, beside three as wide as its feed-forward block
+
+
+class TooLarge(Exception):
+    """The model cannot fit; one line with the estimate."""
+
+
+def asked(case: Case) -> str:
+    """The case's model and layout in words."""
+    model = case["model"]
+    name = model.get("id") or f"{model['architecture']} of width {model['hidden_size']} and {model['num_layers']} layers"
+    return f"{name}, micro_batch {case['micro_batch']}, ZeRO {case['zero_stage']} on {case['processes']} cards, offload {case['offload']}"
+
+
+def parameters(case: Case) -> tuple[int, int]:
+    """(all parameters, those that are trained) of the case's model, counted without building it."""
+    with torch.device("meta"):
+        count = sum(p.numel() for p in models.build(case["model"]).parameters())
+    return count, 0 if case.get("method") == "lora" else count
+
+
+def estimate(case: Case, count: int, trained: int) -> dict[str, int]:
+    """Bytes of each kind on one card."""
+    stage, cards, width = case["zero_stage"], case["processes"], WIDTH[case["dtype"]]
+    weights, gradients, states = (cards if stage >= least else 1 for least in (3, 2, 1))
+    several = case["global_batch"] > case["micro_batch"] * cards or cards > 1
+    held = 8 if case["dtype"] == "float32" else 12
+    return {
+        "weights_bytes": 0 if case["offload"] == "all" else count * width // weights,
+        "gradients_bytes": trained * (4 if several and case["engine"] == "torch" else width) // gradients,
+        "states_bytes": 0 if case["offload"] != "none" else trained * held // states,
+        "activations_bytes": _activations(case, width),
+    }
+
+
+def _activations(case: Case, width: int) -> int:
+    """Of one micro-batch: what layers keep, or with checkpoints one layer and the input of each; and the logits of a chunk."""
+    model = case["model"]
+    slots = case["micro_batch"] * model["sequence_length"]
+    layer = slots * width * (KEPT_PER_LAYER * model["hidden_size"] + 3 * model["ffn_size"])
+    kept = model["num_layers"] * layer
+    if case["checkpoint_activations"]:
+        kept = layer + model["num_layers"] * slots * width * model["hidden_size"]
+    return kept + 2 * slots * model["vocab_size"] * width // case["loss_chunks"]
+
+
+def checked(case: Case, here: training.Place) -> dict[str, int]:
+    """The estimate beside what there is; TooLarge where even weights, gradients and states alone do not fit."""
+    found = estimate(case, *parameters(case))
+    there = device.memory_bytes(here.device) // (here.world_size if here.device.type == "cpu" else 1)
+    if sum(found.values()) - found["activations_bytes"] > there:
+        parts = ", ".join(f"{name.removesuffix('_bytes')} {size / 1e9:.1f}" for name, size in found.items())
+        raise TooLarge(f"{asked(case)}: about {sum(found.values()) / 1e9:.1f} GB a card ({parts}), there are {there / 1e9:.1f}; {ADVICE}")
+    return found | {"available_bytes": there}

@@ -1,0 +1,83 @@
+"""GPT-3 for training: LayerNorm before each part, learned positions, GELU, biases everywhere, head tied to the embedding.
+
+Dropout is left out: the pre-training of Brown et al. 2020 names none, and speed is compared without.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from .attention import Packing, Projections, attend, packing, rows
+from .loss import mean_loss
+
+INIT_STD = 0.006  # of the lab's script for 175B, facts 1.4
+NORM_EPS = 1e-5
+
+
+class Block(nn.Module):
+    """One decoder layer."""
+
+    def __init__(self, shape: dict[str, Any], *, fused: bool) -> None:
+        super().__init__()
+        hidden, eps = shape["hidden_size"], shape.get("norm_eps", NORM_EPS)
+        self.head_size = hidden // shape["num_heads"]
+        self.attention_norm = nn.LayerNorm(hidden, eps=eps)
+        self.projections = Projections(hidden, (hidden, hidden, hidden), bias=True, fused=fused)
+        self.wo = nn.Linear(hidden, hidden)
+        self.ffn_norm = nn.LayerNorm(hidden, eps=eps)
+        self.up = nn.Linear(hidden, shape["ffn_size"])
+        self.down = nn.Linear(shape["ffn_size"], hidden)
+
+    def forward(self, x: Tensor, how: Packing) -> Tensor:
+        q, k, v = (part.unflatten(-1, (-1, self.head_size)) for part in self.projections(self.attention_norm(x)))
+        x = x + self.wo(attend(q, k, v, how))
+        return x + self.down(F.gelu(self.up(self.ffn_norm(x)), approximate="tanh"))
+
+
+class Model(nn.Module):
+    """Decoder-only language model; forward gives the mean next-token loss in nats."""
+
+    def __init__(self, shape: dict[str, Any], *, fused: bool = True) -> None:
+        super().__init__()
+        if shape["hidden_size"] % shape["num_heads"] or shape["num_kv_heads"] != shape["num_heads"]:
+            raise ValueError("hidden_size must be a multiple of num_heads, and num_kv_heads equal to num_heads")
+        self.loss_chunks, self.length = 1, shape["sequence_length"]
+        self.embedding = nn.Embedding(shape["vocab_size"], shape["hidden_size"])
+        self.positions = nn.Embedding(self.length, shape["hidden_size"])
+        self.blocks = nn.ModuleList(Block(shape, fused=fused) for _ in range(shape["num_layers"]))
+        self.norm = nn.LayerNorm(shape["hidden_size"], eps=shape.get("norm_eps", NORM_EPS))
+        self.apply(_initialise)
+        for block in self.blocks:  # as Radford et al. 2019: residual layers scaled by their number
+            for layer in (block.wo, block.down):
+                nn.init.normal_(layer.weight, std=INIT_STD / math.sqrt(2 * shape["num_layers"]))
+
+    def forward(
+        self,
+        tokens: Tensor,
+        labels: Tensor,
+        positions: Tensor | None = None,
+        documents: Tensor | None = None,
+        bounds: Tensor | None = None,
+    ) -> Tensor:
+        """Tokens and labels [B, L]; of packed rows also positions and documents [B, L], or `bounds` of documents [N + 1]."""
+        if positions is None:
+            positions = torch.arange(tokens.shape[1], device=tokens.device)
+        how = packing(self.length, documents, bounds)
+        x = rows(self, self.blocks, self.embedding(tokens) + self.positions(positions), how)
+        return self.tail(x, labels)
+
+    def tail(self, x: Tensor, labels: Tensor) -> Tensor:
+        """The last norm, the head and the loss."""
+        return mean_loss(self.norm(x), self.embedding.weight, labels, self.loss_chunks)
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=INIT_STD)
+        if getattr(module, "bias", None) is not None:
+            nn.init.zeros_(module.bias)

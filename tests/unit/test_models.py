@@ -1,0 +1,89 @@
+"""Models as data: sizes against the report's time, ids that resolve into sealed shapes, curves in the lab's form; one line for what is wrong."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kit import curves, models, plan
+from kit.errors import KitError
+from tests.adversarial import builder
+from verify import flop
+
+# Billions of parameters as facts of the report's time give them, to the digits that they give.
+SIZES = {
+    "internlm-7b": "7.32", "internlm-13b": "13.75", "internlm-65b": "66.45", "internlm-65b-v32000": "65.29", "llama-7b": "6.74",
+    "llama-65b": "65.29", "llama2-7b": "6.74", "llama2-70b": "68.98", "llama2-7b-lab": "7.24", "gpt3-175b": "174.6", "gpt3-1.3b": "1.3",
+    "gpt3-13b": "12.9", "bert-lab": "0.132", "bert-base": "0.110", "bert-large": "0.336",
+}  # fmt: skip
+
+
+def test_every_model_has_the_size_that_is_known() -> None:
+    assert set(models.names()) == set(SIZES)
+    for name, billions in SIZES.items():
+        shape = models.shape(name, "t")
+        assert f"{shape['parameters'] / 1e9:.{len(billions.partition('.')[2])}f}" == billions, name
+        assert abs(flop.matrix_weights(shape) / shape["parameters"] - 1) < 0.24, name  # all but embeddings, norms and biases
+
+
+def test_the_labs_variant_is_not_the_real_one() -> None:
+    lab, real = (models.shape(name, "t") for name in ("llama2-7b-lab", "llama2-7b"))
+    assert {key for key in lab if lab[key] != real[key]} == {"id", "num_kv_heads", "ffn_size", "parameters"}
+
+
+def case(**changes: Any) -> dict[str, Any]:
+    source = builder.source()
+    source["case"] = [copy.deepcopy(source["case"][0]) | changes]
+    return plan.resolve(source, "p.toml").cases[0]
+
+
+def test_a_case_names_a_model_and_the_sealed_plan_has_its_shape() -> None:
+    assert case(model="bert-lab")["model"] == models.shape("bert-lab", "t")
+    assert case(model={"id": "llama2-7b", "sequence_length": 2048})["model"] == models.shape("llama2-7b", "t") | {"sequence_length": 2048}
+    smaller = case(model={"id": "llama2-7b", "num_layers": 8})["model"]
+    assert (smaller["like"], smaller["num_layers"], smaller["hidden_size"]) == ("llama2-7b", 8, 4096)
+    assert not {"id", "parameters"} & smaller.keys()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": "intrenlm-7b"}, "unknown model 'intrenlm-7b' .*did you mean 'internlm-7b'"),
+        ({"model": {"id": "internlm-7b", "layers": 3}}, "unknown key 'layers'.*did you mean 'num_layers'"),
+        ({"engine": "torch"}, "1 is not allowed here .*it must be 0"),
+        ({"engine": "megatron"}, "'megatron' is not allowed"),
+        ({"global_batch": 6}, "global_batch 6 is not a multiple of micro_batch x processes = 4"),
+        ({"optimizer": builder.OPTIMIZER | {"schedule": "cosine"}}, "key '.*' is missing"),
+        ({"curve": {"file": "nowhere.json"}}, "loss curve cannot be read"),
+        ({"packing": "tight"}, "'tight' is not allowed"),
+        ({"targets": {"source": "x"}}, "optimizer|targets"),
+    ],
+)
+def test_what_is_wrong_is_said_on_one_line(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(KitError, match=said) as caught:
+        case(**changes)
+    assert "\n" not in str(caught.value)
+
+
+def curve(path: Path, count: int = 101, **changes: Any) -> Path:
+    path.write_text(json.dumps({f"step{number}": 4.0 - number / 64 for number in range(count)} | changes), encoding="utf-8")
+    return path
+
+
+def test_a_curve_in_the_labs_form_stands_in_the_plan_as_it_is_written(tmp_path: Path) -> None:
+    found = curves.resolve({"file": "c.json", "spike": [47]}, "t", curve(tmp_path / "c.json").parent)
+    assert (found["name"], len(found["values"]), found["values"][1], found["spike"]) == ("c.json", 101, "3.984375", [47])
+    source = builder.source()
+    source["case"][0]["curve"] = {"file": "c.json"}
+    assert plan.resolve(source, str(tmp_path / "p.toml")).cases[0]["curve"]["values"] == found["values"]
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "{}", '{"step0": 1}', json.dumps({f"step{number + 1}": 1.0 for number in range(101)})])
+def test_what_is_no_curve_is_said(tmp_path: Path, text: str) -> None:
+    (tmp_path / "c.json").write_text(text, encoding="utf-8")
+    with pytest.raises(KitError, match="loss curve is not"):
+        curves.read(tmp_path / "c.json", "t")
