@@ -61,7 +61,7 @@ def column(table: profile.Table, row: profile.Row, part: profile.Part) -> CaseRe
         table, row.select | part.select, row.select["suite"], f"{table.id}-{row.id}-{part.id}", row.cards or row.label.get("cards", 8)
     )
     return CaseResult(
-        made["id"], made["suite"], "done", table.section, table.part, {part.of: value}, fields=made, facts={"weights": "file"}
+        made["id"], made["suite"], "done", table.section, table.part, {part.of: value}, fields=made, facts={"weights": "file", "rehearsal": "no"}
     )
 
 
@@ -97,7 +97,7 @@ def case(table: profile.Table, row: profile.Row) -> CaseResult:
         }
     section = {"base": None}.get(table.section, table.section)
     return CaseResult(name, suite, "done", section, table.part if section else None, values,
-                      fields=fields(table, row.select, suite, name, row.cards or row.label.get("cards", 8)), facts={"weights": "file"}, series=series)  # fmt: skip
+                      fields=fields(table, row.select, suite, name, row.cards or row.label.get("cards", 8)), facts={"weights": "file", "rehearsal": "no"}, series=series)  # fmt: skip
 
 
 def cases(chosen: profile.Profile) -> list[CaseResult]:

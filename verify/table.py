@@ -23,6 +23,7 @@ DOUBTS = {
     "no_baseline": "nothing public to compare with",
     "needs_weights_file": "needs the frozen weights, ran with random ones",
     "not_measured": "the case did not measure it, or the device has it not",
+    "needs_rehearsal_no": "a rehearsal: faults were put in on purpose",
     "awaits_suite": "no suite measures this yet",
     "gate_failed": "does not pass the gate of its table",
     "gate_missing": "what the gate of its table asks for was not measured",

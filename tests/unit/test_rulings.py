@@ -381,6 +381,19 @@ def test_the_plan_of_the_report_fills_the_rows_of_its_suites() -> None:
     assert {case.id for case in planned if "unscored" not in case.id} - filled == set()
 
 
+def test_stability_counts_after_72_hours_without_faults_put_in() -> None:
+    table = TABLES["stability"]
+    case = synthetic.case(table, table.rows[0])
+    short = replace(case, fields=case.fields | {"duration_s": 600})
+    rehearsed = replace(case, facts=case.facts | {"rehearsal": "yes"})
+    rows = [scored([one]).tables["stability"].rows[0] for one in (case, short, rehearsed)]
+    assert [row.case for row in rows] == [case.id, None, case.id]
+    assert [(row.result.state, row.result.reason) for row in rows[1:]] == [
+        ("NA", "awaits_suite" if table.awaits else "not_submitted"),
+        ("NA", "needs_rehearsal_no"),
+    ]
+
+
 # Suites that are not there yet
 
 
