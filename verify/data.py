@@ -44,7 +44,6 @@ def _resource(uri: str) -> Resource[Any]:
 @cache
 def _validator(name: str) -> Draft202012Validator:
     """Knows the schemas that this one asks for from the start: a registry that must fetch one forgets it again."""
-    from jsonschema import Draft202012Validator
     from referencing import Registry
 
     uri = f"{SCHEMA_ID}{name}.schema.json"
@@ -55,7 +54,18 @@ def _validator(name: str) -> Draft202012Validator:
         known |= {other: _resource(other) for other in found}
         asked += sorted(found)
     registry: Registry[Any] = Registry(retrieve=_resource).with_resources(known.items()).crawl()  # type: ignore[call-arg]
-    return Draft202012Validator(known[uri].contents, registry=registry)
+    return _strict()(known[uri].contents, registry=registry)
+
+
+@cache
+def _strict() -> type[Draft202012Validator]:
+    """JSON Schema takes 1.0 for an integer; here a count is written as one."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.validators import extend
+
+    types = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool))
+    strict: type[Draft202012Validator] = extend(Draft202012Validator, type_checker=types)  # type: ignore[no-untyped-call]
+    return strict
 
 
 def _target(uri: str, reference: str) -> str:

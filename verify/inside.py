@@ -54,7 +54,7 @@ def _rank(said: Document, rank: int, environment: Document, where: str) -> Itera
     yield from variables(said["variables"], environment, where)
     kind = environment["isolation"]["kind"]
     if kind == "container":
-        yield from mounts(said["mounts"], environment["grants"] or {}, where)
+        yield from mounts(said["mounts"], environment.get("grants") or {}, where)
         yield from contained(said, where)
     elif kind == "environment":
         yield from installed(said, where)
@@ -62,7 +62,7 @@ def _rank(said: Document, rank: int, environment: Document, where: str) -> Itera
 
 def variables(found: dict[str, str], environment: Document, where: str) -> Iterator[Finding]:
     """Variables that put code before the worker's own are those that were granted."""
-    granted = (environment["grants"] or {}).get("environment", {})
+    granted = (environment.get("grants") or {}).get("environment", {})
     for name in settings()["variables"]["judged"]:
         if found.get(name, "") not in {"", granted.get(name)}:
             yield error("inside.variables", f"{where}: {name}", granted.get(name, "not set"), found[name])

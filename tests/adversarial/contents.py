@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.adversarial.attacks import add
+from tests.adversarial.attacks import PLAN, add, plan_bytes
 from tests.adversarial.builder import PRETRAIN, Bench
 
 # --- events ----------------------------------------------------------------------------------------------------------
@@ -42,3 +42,12 @@ add("pretrain.tokens", "sealed", "more real tokens than slots", lambda b: b.step
 add("pretrain.loss", "sealed", "a mean that is none", lambda b: b.step(1).update(loss_dp_mean=1.0))
 add("pretrain.loss", "sealed", "a negative loss", lambda b: (b.step(1).update(loss=-1.0, loss_dp_mean=1.0),))
 add("pretrain.model", "sealed", "a smaller model than the plan's", lambda b: b.plan.document["cases"][0]["model"].update(parameters=1001))
+
+# --- documents ---------------------------------------------------------------------------------------------------------
+add(
+    "resolved_plan.schema",
+    "tampered",
+    "a count written with a fraction of nothing",
+    plan_bytes(lambda data: data.replace(b'"processes":2,', b'"processes":2.0,', 1)),
+    *PLAN,
+)

@@ -139,6 +139,11 @@ def test_a_granted_variable_is_no_finding() -> None:
     assert (finding.rule, finding.expected) == ("inside.variables", "/usr/lib/libjemalloc.so.2")
 
 
+def test_an_environment_may_be_silent_on_grants(tmp_path: Path) -> None:
+    """Its schema lets it; found by damage, which ended in a traceback."""
+    assert replay.replay(builder.build(tmp_path, lambda bench: bench.environment.pop("grants")), "self").findings == []
+
+
 def test_code_of_an_environment() -> None:
     said = {"roots": ["~/made", "/usr/local"], "temporary": "/var/tmp", "code": []}
     honest = [
