@@ -82,7 +82,7 @@ def mine(processes: int = 1) -> Tool:
 
 
 def received(load: dict[str, Any]) -> float:
-    """Chunks a second of the best of our rounds, from the first chunk's time to the last's."""
+    """Chunks a second of the best of our rounds, from the first chunk's arrival until the last was read."""
     marks = json.loads((Path(str(load["out"])) / "ours.json").read_text())["marks"]
     return max(float(mark["chunks"] / mark["received_s"]) for mark in marks)
 
