@@ -27,6 +27,7 @@ from kit import (
     progress,
     run,
     seal,
+    storage,
     trust,
     witness,
 )
@@ -90,6 +91,7 @@ def _add_run(commands: Any) -> None:
     sub.add_argument("--hosts", type=Path, metavar="FILE", help="nodes of cases on several, as `name slots=8` a line; this one first")
     sub.add_argument("--remote", metavar="TEMPLATE", help="how a command gets to {host}; without {host}, to all at once (default: ssh)")
     sub.add_argument("--rendezvous", metavar="ADDR[:PORT]", help="where ranks of several nodes meet (default: the first of --hosts)")
+    sub.add_argument("--checkpoints", type=Path, metavar="DIR", help="where checkpoints are written (default: beside the runs)")
     sub.add_argument("--dry-run", action="store_true", help="print cases, image, command lines and estimates; do nothing")
     sub.add_argument("--launcher", choices=launchers.LAUNCHERS, help="with --dry-run: print what this launcher would be given")
     sub.add_argument("--json", action="store_true", help="print one JSON object on stdout instead of tables")
@@ -284,6 +286,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = _parser().parse_args(argv)
         if getattr(args, "chips", None):
             os.environ[chip.FOLDERS] = os.pathsep.join(filter(None, [str(args.chips), os.environ.get(chip.FOLDERS, "")]))
+        if getattr(args, "checkpoints", None):
+            os.environ[storage.FOLDER] = str(args.checkpoints)
         act: Callable[[argparse.Namespace], int] = args.act
         return act(args)
     except KitError as error:

@@ -12,7 +12,7 @@ from typing import Any
 
 from docker.types import DeviceRequest, Mount, Ulimit
 
-from kit import engine, launchers, weights
+from kit import engine, launchers, storage, weights
 from kit.chip import Chip
 from kit.grants import PLAIN_USER, Grants
 from kit.image import ImageIdentity
@@ -34,6 +34,7 @@ def task(reference: str, job: Job) -> launchers.Task:
         processes=int(job.case.get("processes", 1)),
         weights=weights.declared(job.case),
         data=weights.dataset(job.case),
+        checkpoints=storage.folder(job.case, job.folder),
     )
 
 

@@ -39,6 +39,7 @@ class Grants:
     network: str = "none"
     read_only: bool = True
     injected: tuple[str, ...] | None = None  # what the chip's own runtime mounts beside; None: nobody knows
+    checkpoints: str | None = None  # where cases that write checkpoints find a folder of their own, read-write
     weights: dict[str, str] = field(default_factory=dict)  # name -> SHA-256 of the lock; each read-only, for cases that name it
 
     def sealed(self) -> dict[str, Any]:
@@ -52,7 +53,12 @@ def user() -> str:
 
 
 def of(
-    chip: Chip, cards: Sequence[Card], way: str | None = None, root: Path = Path("/"), weights: dict[str, str] | None = None
+    chip: Chip,
+    cards: Sequence[Card],
+    way: str | None = None,
+    root: Path = Path("/"),
+    weights: dict[str, str] | None = None,
+    checkpoints: str | None = None,
 ) -> Grants:
     """What a container of this chip with these cards is given; `way` overrides how it gets them."""
     has, numbers = chip.container, tuple(card.number for card in cards)
@@ -76,6 +82,7 @@ def of(
         shared_memory_bytes=has["shared_memory_bytes"],
         temporary_bytes=has["temporary_bytes"],
         injected=tuple(has["injected"]) if "injected" in has else None,
+        checkpoints=checkpoints,
         weights=weights or {},
     )
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kit import archive, base, container, engine, environments, grants, host, image, launchers, nodes, patches, recipe, weights
+from kit import archive, base, container, engine, environments, grants, host, image, launchers, nodes, patches, recipe, storage, weights
 from kit.chip import Chip
 from kit.errors import ENVIRONMENT, FAILED, KitError
 from kit.job import Isolation, Job, NodeCommand, Outcome, Runner, timed_out
@@ -50,7 +50,7 @@ class ProcessRunner:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                env=_environment() | self.variables | weights.variables(job.case),
+                env=_environment() | self.variables | weights.variables(job.case) | storage.variables(job.case, job.folder),
                 start_new_session=True,
                 preexec_fn=_die_with_parent,  # noqa: PLW1509 - one system call, no lock taken
             )
@@ -122,12 +122,17 @@ def choose(wanted: str, plan: Plan, chip: Chip, chosen: Sequence[host.Card], say
     try:
         identity = image.ensure(chip, say)
         _check_base(plan, chip, identity)
-        return container.ContainerRunner(chip, identity, grants.of(chip, chosen, weights=weights.granted(plan.cases)))
+        return container.ContainerRunner(chip, identity, _granted(plan, chip, chosen))
     except KitError as error:
         if wanted == "container" or plan.container_required or error.exit_code != ENVIRONMENT:
             raise
         say(f"NO CONTAINER: {error}")
         return _locked(chip, chosen, str(error), say)
+
+
+def _granted(plan: Plan, chip: Chip, chosen: Sequence[host.Card]) -> grants.Grants:
+    writes = any(storage.FIELD in case for case in plan.cases)
+    return grants.of(chip, chosen, weights=weights.granted(plan.cases), checkpoints=storage.INSIDE if writes else None)
 
 
 def _check_base(plan: Plan, chip: Chip, identity: image.ImageIdentity) -> None:

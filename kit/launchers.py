@@ -11,6 +11,8 @@ from typing import Any
 from kit.chip import Chip
 from kit.errors import KitError
 from kit.grants import Grants
+from kit.storage import FOLDER as CHECKPOINTS
+from kit.storage import INSIDE as CHECKPOINTS_INSIDE
 from kit.weights import DATA_FOLDER, DATA_INSIDE, INSIDE
 from kit.weights import FOLDER as WEIGHTS
 
@@ -36,6 +38,7 @@ class Task:
     nodes: int = 1
     weights: Path | None = None
     data: Path | None = None
+    checkpoints: Path | None = None
     processes: int = 1
     node: int | None = None
     endpoint: str = ""
@@ -47,15 +50,21 @@ class Task:
 
     @property
     def mounts(self) -> list[tuple[str, str, str]]:
-        """(host, container, ro or rw) of the two things that every worker gets, and of the weights and the data that its case names."""
-        named = [(str(path), f"{inside}/{path.name}", "ro") for path, inside in ((self.weights, INSIDE), (self.data, DATA_INSIDE)) if path]
-        return [(str(self.archive), WORKER, "ro"), (str(self.folder), FOLDER, "rw"), *named]
+        """(host, container, ro or rw) of the two things that every worker gets, and of the weights, data and checkpoints of its case."""
+        asked = ((self.weights, INSIDE), (self.data, DATA_INSIDE))
+        named = [(str(path), f"{inside}/{path.name}", "ro") for path, inside in asked if path]
+        own = [(str(self.checkpoints), CHECKPOINTS_INSIDE, "rw")] if self.checkpoints else []
+        return [(str(self.archive), WORKER, "ro"), (str(self.folder), FOLDER, "rw"), *named, *own]
 
     @property
     def environment(self) -> dict[str, str]:
         """What a container is told besides the chip's own variables."""
-        data = {DATA_FOLDER: DATA_INSIDE} if self.data else {}
-        return ({WEIGHTS: INSIDE} if self.weights else {}) | data | self.meeting
+        named = {
+            WEIGHTS: (self.weights, INSIDE),
+            DATA_FOLDER: (self.data, DATA_INSIDE),
+            CHECKPOINTS: (self.checkpoints, CHECKPOINTS_INSIDE),
+        }
+        return {name: inside for name, (path, inside) in named.items() if path} | self.meeting
 
     @property
     def meeting(self) -> dict[str, str]:
@@ -212,6 +221,7 @@ def bare(chip: Chip, given: Grants, task: Task) -> list[str]:
 
 def _bare_environment(chip: Chip, given: Grants, task: Task) -> list[str]:
     named = {name: str(path.parent) for name, path in ((WEIGHTS, task.weights), (DATA_FOLDER, task.data)) if path}
+    named |= {CHECKPOINTS: str(task.checkpoints)} if task.checkpoints else {}
     return ["env", *_variables(chip.worker_environment() | chip.visible(given.cards) | named | task.meeting)]
 
 

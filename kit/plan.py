@@ -193,7 +193,7 @@ def _check_layout(case: Case, where: str) -> None:
     _check_operation(case, where)
     if "global_batch" not in case:
         return
-    unit = case["micro_batch"] * case["processes"]
+    unit = case["micro_batch"] * (case["cards"] if case["suite"] == "stability" else case["processes"])
     if case["global_batch"] % unit:
         raise KitError(
             f"global_batch {case['global_batch']} is not a multiple of micro_batch x processes = {unit}",

@@ -33,6 +33,7 @@ from kit import (
     progress,
     record,
     seal,
+    storage,
     telemetry,
 )
 from kit.errors import ENVIRONMENT, FAILED, KitError
@@ -319,9 +320,12 @@ def _attempt(session: Session, case: plan.Case, number: int) -> tuple[str, str |
         session.show.tick(attempt.recorded_bytes(folder))
 
     try:
+        storage.prepare(case, folder)
         with telemetry.sampling(session.chip.folder, folder):
             outcome = session.runner.run(task, tick)
         state, reason = attempt.state_of(folder, outcome)
+        if state == "done" or not storage.continues(case):
+            storage.clear(case, folder)
     except KitError as error:
         state, reason = "failed", str(error)
         if error.exit_code == ENVIRONMENT:

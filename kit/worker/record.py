@@ -21,7 +21,7 @@ class Recorder:
     """The event stream of one rank of one attempt."""
 
     def __init__(self, folder: Path, *, rank: int, case: dict[str, Any], attempt: int, world_size: int) -> None:
-        self.folder = folder
+        self.folder, self.attempt = folder, attempt
         self._prefix = "events" if rank == 0 else f"events-rank{rank:04}"
         self._segment = -1
         self._file = -1

@@ -67,7 +67,7 @@ def test_golden_of_every_launcher_on_several_nodes(tmp_path: Path, request: pyte
 def test_golden_of_every_launcher_with_weights(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """The folder that the case names is given read-only, and where it is."""
     product = chip.load("cpu")
-    task = replace(TASK, weights=Path("/data/weights/taught"))
+    task = replace(TASK, checkpoints=Path("/fast/RUN/case"), weights=Path("/data/weights/taught"))
     given = grants.of(product, ())
     made = {launcher: launchers.LAUNCHERS[launcher](product, given, task) for launcher in launchers.LAUNCHERS}
     text = "\n".join(f"# {launcher}\n{launchers.text(asked, launch.shown)}\n" for launcher, asked in made.items())

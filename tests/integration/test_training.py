@@ -1,4 +1,4 @@
-"""The tests of engines, models and data (tests/training), which need torch: run by the interpreter of the locked environment."""
+"""The tests of engines, models and data (tests/training) and of the supervisor (tests/stability), which need torch: run by the interpreter of the locked environment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 def test_training_in_the_locked_environment() -> None:
     made = environments.prepare(chip.load("cpu"), print)
     done = subprocess.run(
-        [str(made.python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/training"],
+        [str(made.python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/training", "tests/stability"],
         check=False,
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": sysconfig.get_paths()["purelib"], "CHIPASSAY_ALL_MUST_RUN": "1"},

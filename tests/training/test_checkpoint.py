@@ -1,0 +1,192 @@
+"""Checkpoints as the worker writes them: what is saved comes back, and whatever happens to it is said by name."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from safetensors.torch import load_file  # noqa: E402
+
+from kit import archive  # noqa: E402
+from kit.worker.checkpoint import direct, formats, state, storage, store  # noqa: E402
+from tests.adversarial import checkpoints as built  # noqa: E402
+from verify.score import evaluate  # noqa: E402
+
+pytestmark = pytest.mark.torch
+ALONE = ("distributed", "safetensors")  # need no engine
+
+
+def made() -> state.State:
+    """A small state; a tensor spans blocks, one is empty, one is a single number."""
+    draw = torch.Generator().manual_seed(7)
+    model = {"w": torch.randn(3, 5, generator=draw), "large": torch.randn(5_000_003, generator=draw), "none": torch.empty(0)}
+    optimizer = {
+        "0.master": torch.randn(7, generator=draw),
+        "0.step": torch.tensor(3.0),
+        "0.exp_avg": torch.randn(11, generator=draw).bfloat16(),
+    }
+    return state.State(model, optimizer, shared=True)
+
+
+def saved(top: Path, step: int, name: str, own: state.State) -> Path:
+    begun = store.begin(top, step)
+    formats.FORMATS[name].save(None, own, begun)
+    return store.commit(begun, step, {"format": name})
+
+
+@pytest.mark.parametrize("name", ALONE)
+@pytest.mark.parametrize("past_cache", [True, False])
+def test_what_is_saved_comes_back(name: str, past_cache: bool, tmp_path: Path) -> None:
+    own = made()
+    before = state.digests(own.all)
+    folder = saved(tmp_path, 2, name, own)
+    state.wipe(own)
+    assert state.digests(own.all) != before
+    store.opened(folder)
+    formats.FORMATS[name].load(None, own, folder, past_cache)
+    store.compare(folder, before, state.digests(own.all))
+
+
+def test_files_are_safetensors(tmp_path: Path) -> None:
+    own = made()
+    folder = saved(tmp_path, 2, "safetensors", own)
+    found = load_file(folder / "model-rank00000.safetensors")
+    assert found.keys() == own.model.keys()
+    assert all(torch.equal(found[name], own.model[name]) for name in found)
+
+
+@pytest.mark.parametrize("size", [1, 4095, 4096, 4097, direct.BLOCK_BYTES - 1, direct.BLOCK_BYTES, 2 * direct.BLOCK_BYTES + 5])
+def test_bytes_of_any_number_are_moved(size: int, tmp_path: Path) -> None:
+    parts = [torch.randint(0, 256, (count,), dtype=torch.uint8) for count in (size, 3)]
+    assert direct.write(tmp_path / "f", parts, 3) == size + 3 == (tmp_path / "f").stat().st_size
+    got = [torch.zeros_like(part) for part in parts]
+    direct.read(tmp_path / "f", got, 3, direct=True)
+    assert all(map(torch.equal, got, parts))
+
+
+def test_bit_rot_is_told_by_the_tensor_s_name(tmp_path: Path) -> None:
+    own = made()
+    before = state.digests(own.all)
+    folder = saved(tmp_path, 2, "safetensors", own)
+    shard = folder / "model-rank00000.safetensors"
+    data = bytearray(shard.read_bytes())
+    data[-9] ^= 1
+    shard.write_bytes(data)
+    store.opened(folder)
+    formats.FORMATS["safetensors"].load(None, own, folder, False)
+    with pytest.raises(store.BadCheckpoint, match=r"step-00000002: tensor model.large is not the one that was saved; .* use an older one"):
+        store.compare(folder, before, state.digests(own.all))
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_a_missing_and_a_torn_shard_are_told_by_name(name: str, tmp_path: Path) -> None:
+    folder = saved(tmp_path, 2, name, made())
+    shard = max((path for path in storage.files(folder) if path.name != store.MANIFEST), key=lambda path: path.stat().st_size)
+    whole = shard.stat().st_size
+    os.truncate(shard, 100)
+    with pytest.raises(store.BadCheckpoint, match=f"shard .*{shard.name} is torn: 100 of {whole} bytes"):
+        store.opened(folder)
+    shard.unlink()
+    with pytest.raises(store.BadCheckpoint, match=f"shard .*{shard.name} is missing"):
+        store.opened(folder)
+
+
+def test_a_save_that_was_cut_short_counts_for_nothing(tmp_path: Path) -> None:
+    own = made()
+    first = saved(tmp_path, 2, "safetensors", own)
+    begun = store.begin(tmp_path, 4)
+    (begun / "model-rank00000.safetensors").write_bytes(b"half")
+    assert store.finished(tmp_path) == [first]
+    with pytest.raises(store.BadCheckpoint, match="was never finished"):
+        store.opened(begun)
+    second = saved(tmp_path, 6, "safetensors", own)
+    assert sorted(tmp_path.iterdir()) == [first, second]
+    store.prune(tmp_path, 1)
+    assert store.finished(tmp_path) == [second]
+
+
+@pytest.fixture
+def no_file_beyond() -> Iterator[object]:
+    """A function that bounds the size of every file that this process writes: the nearest thing to a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    yield lambda size_bytes: resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, no_file_beyond: object) -> None:
+    own = made()
+    first = saved(tmp_path, 2, "safetensors", own)
+    no_file_beyond(2**20)  # type: ignore[operator]
+    begun = store.begin(tmp_path, 4)
+    with pytest.raises(OSError):
+        formats.FORMATS["safetensors"].save(None, own, begun)
+    store.give_up(begun)
+    assert list(tmp_path.iterdir()) == [first]
+    store.opened(first)
+
+
+def test_shards_of_another_training_are_not_taken(tmp_path: Path) -> None:
+    folder = saved(tmp_path, 2, "safetensors", made())
+    other = made()
+    other.optimizer["0.master"] = torch.zeros(8)
+    with pytest.raises(store.BadCheckpoint, match="holds other tensors than this training"):
+        formats.FORMATS["safetensors"].load(None, other, folder, False)
+
+
+def test_the_page_cache_forgets_and_learns(tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    file.write_bytes(os.urandom(2**20))
+    store.sync(file)
+    assert storage.warm([file]) == "read"
+    assert storage.resident_bytes([file]) == 2**20
+    assert storage.drop([file]) == "fadvise"
+    kind = storage.facts(tmp_path)["file_system"]
+    assert storage.resident_bytes([file]) == 0 or kind in {"tmpfs", "overlay"}
+
+
+def test_a_worker_without_a_folder_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(store.FOLDER, raising=False)
+    with pytest.raises(store.BadCheckpoint, match="no folder for checkpoints was given; start with --checkpoints DIR"):
+        store.top()
+
+
+def test_too_little_room_is_said(tmp_path: Path) -> None:
+    with pytest.raises(store.BadCheckpoint, match=r"checkpoints need \d+ bytes, \d+ are free"):
+        store.room(tmp_path, 2**60)
+
+
+@pytest.mark.parametrize(("name", "stage"), [("deepspeed", 1), ("distributed", 1), ("safetensors", 3)])
+def test_two_ranks_save_and_load(name: str, stage: int, tmp_path: Path) -> None:
+    case = built.CASE | {"checkpoint_format": name, "zero_stage": stage, "rounds": 1}
+    folder = tmp_path / "evidence/cases/checkpoint-x/attempt-1"
+    folder.mkdir(parents=True)
+    handed = {"case": case, "attempt": 1}
+    (folder / "case.json").write_text(json.dumps(handed))
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    told = os.environ | {"CHIPASSAY_DEVICE": "cpu", "CHIPASSAY_COLLECTIVE": "gloo", store.FOLDER: str(kept)}
+    command = [sys.executable, str(archive.build().path), str(folder / "case.json"), str(folder)]
+    done = subprocess.run(command, check=False, env=told, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    plan = {"schemaVersion": 1, "name": "x", "title": {"en": "x", "zh": "x"}, "source": "x", "isolation": "preferred", "official": False,
+            "allowed_patches": [], "cases": [case]}  # fmt: skip
+    states = {"schemaVersion": 1, "cases": [{"id": case["id"], "suite": "checkpoint", "state": "done",
+              "attempts": [{"attempt": 1, "state": "done", "reason": None}]}]}  # fmt: skip
+    (tmp_path / "evidence/plan.json").write_text(json.dumps(plan))
+    (tmp_path / "evidence/cases.json").write_text(json.dumps(states))
+    [result] = evaluate(tmp_path / "evidence")
+    assert [finding for finding in result.findings if finding.severity == "error"] == []
+    assert result.metrics["save_total_s"].value > 0
+    assert list(kept.iterdir()) == []
