@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from kit.worker import data, weights
+from kit.worker import weights
+from kit.worker.data.text import read
 from kit.worker.models import causal
 
 SEED = 20261125
@@ -35,20 +36,22 @@ def train() -> LlamaForCausalLM:
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
     model = LlamaForCausalLM(LlamaConfig(**causal.config(CASE | {"dtype": "float32"})))
-    windows = data.Windows(data.read("shakespeare.txt")[0], LENGTH, SEED)
+    text = read("shakespeare.txt")[0]
+    order = torch.randperm((len(text) - 1) // LENGTH, generator=torch.Generator().manual_seed(SEED))
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS, pct_start=WARMUP / STEPS)
-    begin = time.monotonic()
+    started = time.monotonic()
     for step in range(STEPS):
-        rows, labels = windows.batch(step * BATCH, BATCH)
-        loss = functional.cross_entropy(model(input_ids=rows, use_cache=False).logits.flatten(0, 1), labels.flatten())
+        begins = [int(order[(step * BATCH + place) % len(order)]) * LENGTH for place in range(BATCH)]
+        rows = torch.stack([text[begin : begin + LENGTH + 1] for begin in begins])
+        loss = functional.cross_entropy(model(input_ids=rows[:, :-1], use_cache=False).logits.flatten(0, 1), rows[:, 1:].flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
         if step % 50 == 0 or step == STEPS - 1:
-            print(f"step {step}: {loss.item():.3f} nats a byte, {time.monotonic() - begin:.0f} s", flush=True)
+            print(f"step {step}: {loss.item():.3f} nats a byte, {time.monotonic() - started:.0f} s", flush=True)
     return model
 
 
