@@ -102,3 +102,10 @@ def test_the_lab_takes_no_token_on_something_else(authority: Path, tmp_path: Pat
     with pytest.raises(KitError, match="time stamp cannot be read"):
         issue._proof(tmp_path / "none.tsr", run, tmp_path)
     assert issue._proof(stamped(authority, run / "run.dsse.json"), run, tmp_path)["type"] == "rfc3161"
+
+
+@pytest.mark.parametrize(("between", "said"), [(b"", True), (b"\x05\x00", True), (b"\x05", False)])
+def test_an_imprint_may_leave_the_parameters_of_sha256_out(between: bytes, said: bool) -> None:
+    """RFC 5754 section 2: absent, or NULL."""
+    token = b"\x30\x03" + timestamp.IMPRINT + between + b"\x04\x20" + hashlib.sha256(b"sealed").digest()
+    assert timestamp.speaks_of(token, b"sealed") == said

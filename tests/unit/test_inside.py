@@ -135,6 +135,7 @@ def test_what_a_vendors_runtime_injects_is_written_in_its_chip(name: str) -> Non
 def test_a_granted_variable_is_no_finding() -> None:
     environment = {"grants": {"environment": {"LD_PRELOAD": "/usr/lib/libjemalloc.so.2"}}}
     assert list(inside.variables({"LD_PRELOAD": "/usr/lib/libjemalloc.so.2"}, environment, "here")) == []
+    assert list(inside.variables({}, environment, "here")) == []
     [finding] = inside.variables({"LD_PRELOAD": "/usr/lib/libother.so"}, environment, "here")
     assert (finding.rule, finding.expected) == ("inside.variables", "/usr/lib/libjemalloc.so.2")
 
@@ -168,6 +169,12 @@ def test_code_of_a_container() -> None:
         "/case/x.so",
         "/usr/lib/y.so (deleted)",
     ]
+
+
+def test_what_is_below_a_folder() -> None:
+    assert inside.below("/x", "/")
+    assert inside.below("/a/b", "/a/")
+    assert not inside.below("/ab", "/a")
 
 
 def test_this_process_can_tell() -> None:
