@@ -98,6 +98,16 @@ def test_the_worker_knows_where_containers_have_its_case() -> None:
     assert {launchers.WORKER, launchers.FOLDER, launchers.TEMPORARY} <= set(inside.settings()["worker"]["mounts"])
 
 
+def test_everything_that_the_kit_mounts_is_expected_and_no_place_of_code() -> None:
+    places = [Path(f"/host/{name}") for name in ("worker.pyz", "case", "weights", "data", "checkpoints")]
+    task = launchers.Task("x", "image", places[0], places[1], weights=places[2], data=places[3], checkpoints=places[4])
+    targets = [target for _, target, _ in task.mounts]
+    assert len(targets) == len(places)
+    assert list(inside.mounts([{"path": path, "kind": "ext4"} for path in targets], {}, "here")) == []
+    code = [f"{path}/x.so" for path in targets if path != launchers.WORKER]
+    assert [finding.found for finding in inside.contained({"temporary": "/tmp", "code": code}, "here")] == code
+
+
 def test_an_honest_container_is_believed(tmp_path: Path) -> None:
     assert replay.replay(builder.build(tmp_path, contained), "self").findings == []
 
