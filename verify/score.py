@@ -78,7 +78,10 @@ def evaluate(evidence: Path | Evidence, *, fast: bool = True) -> list[CaseResult
     ]
     if not any(utilisation.RATE in result.metrics for result in results):
         return results
-    return utilisation.add(results, loads(source.read("environment.json"), "environment.json"))
+    environment = loads(source.read("environment.json"), "environment.json")
+    if violations(environment, "environment", "environment.schema", "environment.json"):
+        return results  # replay refuses the document itself, and says why
+    return utilisation.add(results, environment)
 
 
 def _case(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from random import Random
 
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 
 from tests.adversarial import builder
 from tests.fuzz import damage, parsers, runs, trees
+from verify import replay
+from verify.strict import canonical
 
 SAMPLE = b'{"a":[1,2],"b":"' + b"A" * 40 + b'","c":"' + b"0f" * 32 + b'"}\n{"t":5}\n'
 
@@ -29,6 +32,17 @@ def test_the_harness_sees_a_verifier_that_accepts_and_one_that_crashes(tmp_path:
             patch.setattr("verify.cli.main", answer)
             tally = runs.fuzz(run, 10, seed=1)
         assert (tally.outcomes, len(tally.faults)) == ({outcome: 10}, 10)
+
+
+@pytest.mark.parametrize("value", [5, "x", [], None])
+def test_no_part_of_the_environment_makes_a_traceback(tmp_path: Path, value: object) -> None:
+    """Found by damage: utilisation asked a number for the chip's peaks."""
+    run = builder.build(tmp_path)
+    path = run / "evidence/environment.json"
+    whole = json.loads(path.read_bytes())
+    for key in (key for key in whole if whole[key] != value):
+        path.write_bytes(canonical(whole | {key: value}) + b"\n")
+        assert replay.replay(run, "self").verdict == "refused", key
 
 
 @pytest.mark.parametrize("kind", damage.KINDS)
