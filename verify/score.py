@@ -78,10 +78,10 @@ def evaluate(evidence: Path | Evidence, *, fast: bool = True) -> list[CaseResult
     ]
     if not any(utilisation.RATE in result.metrics for result in results):
         return results
-    environment = loads(source.read("environment.json"), "environment.json")
-    if violations(environment, "environment", "environment.schema", "environment.json"):
+    try:
+        return utilisation.add(results, document(source, "environment.json", "environment"))
+    except Refused:
         return results  # replay refuses the document itself, and says why
-    return utilisation.add(results, environment)
 
 
 def _case(

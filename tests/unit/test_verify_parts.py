@@ -113,6 +113,9 @@ def test_metrics_worked_out_by_hand(tmp_path: Path) -> None:
         "loss_first": Fraction(31, 8),
         "loss_last": Fraction(29, 8),
         "loss_mean": Fraction(30, 8),
+        # a token: 6 of each weight (4 * 64^2 + 3 * 64 * 128 + 64 * 256), and 6 * 64 * 16 of attention; 192 tokens in 6 ms on 2 cards
+        "model_tflops": Fraction((6 * 57344 + 6144) * 192, 10**12) / Fraction(12, 1000),
+        "time_to_first_step_s": Fraction(3, 1000),
     }
     found = {name: metric.value for name, metric in text.metrics.items()}
     assert found | {
