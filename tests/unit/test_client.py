@@ -79,6 +79,7 @@ def test_the_kernel_stamps_and_a_reader_that_sleeps_only_adds_to_its_own_latenes
     other.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     exchange = loop.Exchange([line], [loop.Job(0, b"GET / HTTP/1.1\r\n\r\n")], 5)
     wrote: list[int] = []
+    time.sleep(0.5)  # where nobody asked before, the kernel begins to stamp a moment later
 
     def serve() -> None:
         other.recv(100)
