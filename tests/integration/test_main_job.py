@@ -20,6 +20,7 @@ from kit import plan
 from tests.conftest import ROOT
 
 NO_ENGINE = {"DOCKER_HOST": "unix:///nonexistent/engine.sock"}
+MAY_BE_ZERO = {"greedy_gap_max"}  # how far tokens are from the judge's own choice: best is not at all
 ISOLATIONS = {"container": {}, "environment": NO_ENGINE}
 
 
@@ -81,7 +82,8 @@ def test_smoke_end_to_end(kind: str, tmp_path: Path) -> None:
     assert result["verdict"] == "verified"
     assert {case["id"]: case["state"] for case in result["cases"]} == {case["id"]: "done" for case in plan.load("smoke").cases}
     for case in result["cases"]:
-        assert all(metric["value"] > 0 for metric in case["metrics"].values()), case
+        zero = {name for name, metric in case["metrics"].items() if not metric["value"] > 0}
+        assert zero <= MAY_BE_ZERO, (case["id"], zero)
     assert json.loads((run / "evidence/environment.json").read_text())["isolation"]["kind"] == kind
     assert ("NO CONTAINER" in done.stderr) == (kind == "environment")
     assert "tgs" in done.stdout
