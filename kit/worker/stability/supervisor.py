@@ -183,7 +183,6 @@ class Session:
         """One look at everything."""
         self._drain()
         self._clock()
-        self._inject()
         mine = self._signs()
         newer = any(sign.incarnation > self.ended and sign.at_ns >= self.began_ns for sign in (slot.read() for slot in self.slots))
         if newer or (any(not _alive(sign.pid) for sign in mine) and not self._stopping()):
@@ -197,8 +196,10 @@ class Session:
                     os.kill(sign.pid, signal.SIGKILL)
             if not mine:
                 agent.kill()
-        elif self._over():
-            (self.folder / STOP).touch()
+        else:
+            self._inject()  # only once every crash so far is told: whoever kills the supervisor must not take one along
+            if self._over():
+                (self.folder / STOP).touch()
 
     def _stopping(self) -> bool:
         """Whether ranks may end because they were told to."""
@@ -235,7 +236,8 @@ class Session:
             self.difference_ns = found
 
     def _inject(self) -> None:
-        for number, fault in [found for found in self.left if found[1]["step"] <= self.last_step]:
+        """The next fault that is due: one at a look, so that what it does is seen before another."""
+        for number, fault in [found for found in self.left if found[1]["step"] <= self.last_step][:1]:
             self.left.remove((number, fault))
             self._note("injected", number=number, fault=fault["kind"], step=self.last_step, at_ns=now())
             if fault["kind"] == "clock_step":
