@@ -14,7 +14,7 @@ from kit.errors import KitError
 from tests.adversarial import stabilities as built
 from tests.adversarial.builder import Event
 from tests.adversarial.stabilities import BOOT_NS, S
-from verify import profile, replay
+from verify import profile, replay, stability_events
 from verify.metrics import stability
 from verify.scoring import formulas
 
@@ -162,7 +162,7 @@ def test_every_fault_has_its_class_but_the_clock() -> None:
     schema = json.loads((ROOT / "manifests/schemas/cases/stability.schema.json").read_text(encoding="utf-8"))
     kinds = set(schema["properties"]["faults"]["items"]["properties"]["kind"]["enum"])
     assert kinds - stability.SEEN_AS.keys() == {"clock_step"}
-    assert set(stability.SEEN_AS.values()) <= set(stability.CLASSES)
+    assert set(stability.SEEN_AS.values()) <= set(stability_events.CLASSES)
 
 
 def test_checkpoints_of_a_cut_attempt_are_kept_for_the_next() -> None:

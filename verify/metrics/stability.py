@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import Any
 
-from verify.events import CaseStart, Environment, Event, Model, Natural, Positive, exact
+from verify.events import CaseStart, Environment, Event, Model, exact
 from verify.findings import Finding, error, warning
 from verify.metrics import Blocks, Case, Metric, Series, mean, over, points
 from verify.plausibility import Traits
+from verify.stability_events import ClockStep, Crash, End, Injected, Saved, Session, Start, Step
 from verify.step_events import Data
 
 SECTION = "training"
@@ -43,78 +44,6 @@ RULES = {
     "stability.clock": "no wall clock was set while the training went on (warning)",
     "stability.rehearsal": "no fault was put in on purpose (warning)",
 }
-
-
-Class = Literal["process_end", "out_of_memory", "loss", "hang", "device_error", "storage", "supervisor", "reboot"]
-CLASSES = get_args(Class)
-
-
-class Session(Event, frozen=True, tag="session"):
-    """One life of the supervisor; `elapsed_ns` is the time since the first one's begin as it reckons."""
-
-    session: Positive
-    attempt: Positive
-    boot_id: str
-    at_ns: Natural
-    wall_ns: Natural
-    elapsed_ns: Natural
-
-
-class Start(Event, frozen=True, tag="start"):
-    """All ranks are ready to do step `step`: at first, or after a restart."""
-
-    incarnation: Natural
-    step: Natural
-    at_ns: Natural
-
-
-class Step(Event, frozen=True, tag="step"):
-    """One optimizer step of all ranks, on rank 0's clock; the mean loss."""
-
-    step: Natural
-    begin_ns: Natural
-    end_ns: Natural
-    loss: float
-
-
-class Saved(Event, frozen=True, tag="saved"):
-    """A checkpoint is on the disk, from which `step` follows."""
-
-    step: Natural
-    begin_ns: Natural
-    end_ns: Natural
-
-
-class Crash(Event, frozen=True, tag="crash"):
-    """The training did not go on as expected; noted at `at_ns`."""
-
-    fault: Class
-    at_ns: Natural
-    incarnation: Natural
-    detail: str
-
-
-class ClockStep(Event, frozen=True, tag="clock_step"):
-    """The wall clock was set by `step_ns` against the clock since boot."""
-
-    at_ns: Natural
-    step_ns: int
-
-
-class Injected(Event, frozen=True, tag="injected"):
-    """Fault `number` of the case was put in."""
-
-    number: Natural
-    fault: str
-    step: Natural
-    at_ns: Natural
-
-
-class End(Event, frozen=True, tag="end"):
-    """The duration is over."""
-
-    at_ns: Natural
-
 
 EVENTS: tuple[type[Event], ...] = (Data, Session, Start, Step, Saved, Crash, ClockStep, Injected, End)
 
@@ -327,7 +256,7 @@ def _injections(case: Case, measured: Measured) -> Iterator[Finding]:
         return
     yield warning("stability.rehearsal", case["id"], "no fault put in on purpose", f"{len(numbers)} of {len(case['faults'])} faults")
     wanted = Counter(SEEN_AS[event.fault] for event in measured.injected if event.fault in SEEN_AS)
-    told = Counter(crash.fault for _, crash in measured.crashes)
+    told: Counter[str] = Counter(crash.fault for _, crash in measured.crashes)
     steps = sum(event.fault == "clock_step" for event in measured.injected)
     if wanted != told or steps != measured.steps_clocks:
         expected = f"{dict(sorted(wanted.items()))}, {steps} clock steps"
