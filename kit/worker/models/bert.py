@@ -7,6 +7,7 @@ The lab trains codertimo/BERT-pytorch: norms before the blocks, sinusoids for po
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from .attention import Packing, Projections, attend, packing, rows
+from .initial import initialise
 from .loss import mean_loss
 
 INIT_STD = 0.02
@@ -75,7 +77,7 @@ class Model(nn.Module):
             self.bias = nn.Parameter(torch.zeros(words))
         else:
             self.head = nn.Linear(hidden, words)
-        self.apply(_initialise)
+        self.apply(partial(initialise, std=INIT_STD))
 
     def forward(self, tokens: Tensor, labels: Tensor, segments: Tensor, follows: Tensor, documents: Tensor | None = None) -> Tensor:
         """Tokens, labels (ignored but for masked words) and segments [B, L]; whether the second sentence follows [B]."""
@@ -102,10 +104,3 @@ def sinusoid(length: int, width: int) -> Tensor:
     place = torch.arange(length).float()[:, None]
     rate = torch.exp(torch.arange(0, width, 2).float() * (-math.log(10000.0) / width))
     return torch.stack((torch.sin(place * rate), torch.cos(place * rate)), dim=-1).flatten(1)
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=INIT_STD)
-        if getattr(module, "bias", None) is not None:
-            nn.init.zeros_(module.bias)

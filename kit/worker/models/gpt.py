@@ -6,6 +6,7 @@ Dropout is left out: the pre-training of Brown et al. 2020 names none, and speed
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from .attention import Packing, Projections, attend, packing, rows
+from .initial import initialise
 from .loss import mean_loss
 
 INIT_STD = 0.006  # of the lab's script for 175B, facts 1.4
@@ -51,7 +53,7 @@ class Model(nn.Module):
         self.positions = nn.Embedding(self.length, shape["hidden_size"])
         self.blocks = nn.ModuleList(Block(shape, fused=fused) for _ in range(shape["num_layers"]))
         self.norm = nn.LayerNorm(shape["hidden_size"], eps=shape.get("norm_eps", NORM_EPS))
-        self.apply(_initialise)
+        self.apply(partial(initialise, std=INIT_STD))
         for block in self.blocks:  # as Radford et al. 2019: residual layers scaled by their number
             for layer in (block.wo, block.down):
                 nn.init.normal_(layer.weight, std=INIT_STD / math.sqrt(2 * shape["num_layers"]))
@@ -74,10 +76,3 @@ class Model(nn.Module):
     def tail(self, x: Tensor, labels: Tensor) -> Tensor:
         """The last norm, the head and the loss."""
         return mean_loss(self.norm(x), self.embedding.weight, labels, self.loss_chunks)
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=INIT_STD)
-        if getattr(module, "bias", None) is not None:
-            nn.init.zeros_(module.bias)

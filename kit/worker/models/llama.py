@@ -5,6 +5,7 @@ InternLM is the same with biases on the four projections of attention. Shape suf
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from .attention import Packing, Projections, attend, packing, rows
+from .initial import initialise
 from .loss import mean_loss
 
 ROPE_BASE = 10000.0  # LLaMA-1, LLaMA-2 and InternLM-1
@@ -82,7 +84,7 @@ class Model(nn.Module):
         self.length = shape["sequence_length"]
         # no buffers: an engine that casts a model to bfloat16 would take three digits off the angles
         self.cos, self.sin = rotary_table(self.length, shape["hidden_size"] // shape["num_heads"])
-        self.apply(_initialise)
+        self.apply(partial(initialise, std=INIT_STD))
 
     def forward(
         self,
@@ -101,13 +103,6 @@ class Model(nn.Module):
     def tail(self, x: Tensor, labels: Tensor) -> Tensor:
         """The last norm, the head and the loss."""
         return mean_loss(self.norm(x), self.head.weight, labels, self.loss_chunks)
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=INIT_STD)
-        if getattr(module, "bias", None) is not None:
-            nn.init.zeros_(module.bias)
 
 
 def rotary_table(length: int, head_size: int) -> tuple[Tensor, Tensor]:
