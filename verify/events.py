@@ -73,6 +73,19 @@ class CaseEnd(Event, frozen=True, tag="case_end"):
     reason: str | None
 
 
+class Compiled(Event, frozen=True, tag="compiled"):
+    """Compiling and a first call, from `begin_ns` to `t`; for suites that list it in EVENTS."""
+
+    begin_ns: Natural
+    mode: str
+
+
+class Memory(Event, frozen=True, tag="memory"):
+    """Largest allocation of this rank's device in bytes, on a CPU of the process; for suites that list it in EVENTS."""
+
+    peak_bytes: Natural
+
+
 COMMON: tuple[type[Event], ...] = (CaseStart, Environment, Model, CaseEnd)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from verify.events import Event, Natural, Positive, Sha256
+from verify.events import Event, Memory, Natural, Positive, Sha256
 
 
 class Data(Event, frozen=True, tag="data"):
@@ -38,12 +38,6 @@ class Estimate(Event, frozen=True, tag="estimate"):
     states_bytes: Natural
     activations_bytes: Natural
     available_bytes: Natural
-
-
-class Memory(Event, frozen=True, tag="memory"):
-    """Largest allocation of this rank's device in bytes; on a CPU, of the process."""
-
-    peak_bytes: Natural
 
 
 class Evaluation(Event, frozen=True, tag="evaluation"):

@@ -13,10 +13,10 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any, cast
 
-from verify.events import Environment, Event, Model, exact
+from verify.events import Environment, Event, Memory, Model, exact
 from verify.findings import Finding, Refused, error
 from verify.metrics import Blocks, Case, total
-from verify.step_events import EVENTS, Data, Evaluation, Memory, Step
+from verify.step_events import EVENTS, Data, Evaluation, Step
 
 __all__ = ["EVENTS", "Measured", "Part", "Rank", "Steps", "condense", "loss", "measure", "rules", "rules_of", "tokens_of"]
 

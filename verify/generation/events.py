@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from verify.events import Event, Natural, Positive, Sha256
+from verify.events import Compiled, Event, Memory, Natural, Positive, Sha256
 
 
 class Load(Event, frozen=True, tag="load"):
@@ -28,13 +28,6 @@ class Engine(Event, frozen=True, tag="engine"):
     needed_tokens: Positive
     kv_bytes_per_token: Positive
     queues: bool
-
-
-class Compiled(Event, frozen=True, tag="compiled"):
-    """Compiling and a first generation, from `begin_ns` to `t`."""
-
-    begin_ns: Natural
-    mode: str
 
 
 class RoundStart(Event, frozen=True, tag="round_start"):
@@ -110,12 +103,6 @@ class Perplexity(Event, frozen=True, tag="perplexity"):
     text_sha256: Sha256
     tokens: Positive
     nll: float
-
-
-class Memory(Event, frozen=True, tag="memory"):
-    """Largest allocation on the device in bytes; on a CPU, of the process."""
-
-    peak_bytes: Natural
 
 
 EVENTS: tuple[type[Event], ...] = (

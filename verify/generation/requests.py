@@ -8,16 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from verify import words
-from verify.events import Environment, Event, Model
+from verify.events import Compiled, Environment, Event, Memory, Model
 from verify.findings import Kept, error
 from verify.generation.events import (
     Client,
-    Compiled,
     Engine,
     Finish,
     Judged,
     Load,
-    Memory,
     Perplexity,
     RoundStart,
     Send,

@@ -122,6 +122,12 @@ class Suite(Protocol):
         """Every metric by name; only called where no rule found an error."""
 
 
+def unchanged(case: Case, rank: int, events: list[Event]) -> list[Event]:
+    """`condense` of a suite with few events."""
+    del case, rank
+    return events
+
+
 @cache
 def _foreign() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=GROUP)}

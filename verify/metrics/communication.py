@@ -16,7 +16,7 @@ from typing import Any, Literal
 from verify import fabric, mixed
 from verify.events import Environment, Event, Natural, Positive, Sha256
 from verify.findings import Finding, error
-from verify.metrics import Blocks, Case, Metric, Window, mean, over
+from verify.metrics import Blocks, Case, Metric, Window, mean, over, unchanged
 from verify.plausibility import Traits
 from verify.scoring.formulas import communication_gbps
 from verify.words import places, seed
@@ -89,10 +89,7 @@ class Measured:
         return next((event for event in self.ranks[rank] if isinstance(event, Trials) and event.phase == phase), None)
 
 
-def condense(case: Case, rank: int, events: list[Event]) -> list[Event]:
-    """The events themselves: there are few."""
-    del case, rank
-    return events
+condense = unchanged
 
 
 def measure(case: Case, blocks: Blocks) -> Measured:

@@ -16,7 +16,7 @@ from typing import Any
 
 from verify.events import CaseStart, Environment, Event, Model, exact
 from verify.findings import Finding, error, warning
-from verify.metrics import Blocks, Case, Metric, Series, mean, over, points
+from verify.metrics import Blocks, Case, Metric, Series, mean, over, points, unchanged
 from verify.plausibility import Traits
 from verify.stability_events import ClockStep, Crash, End, Injected, Saved, Session, Start, Step
 from verify.step_events import Data
@@ -92,9 +92,7 @@ class Measured:
         return placed
 
 
-def condense(_: Case, __: int, events: list[Event]) -> list[Event]:
-    """The events themselves."""
-    return events
+condense = unchanged
 
 
 def measure(case: Case, blocks: Blocks) -> Measured:

@@ -11,9 +11,10 @@ from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
 
+from verify.events import Compiled, Memory
 from verify.findings import Finding, error, warning
 from verify.generation import client, judged, requests, spread
-from verify.generation.events import EVENTS, Compiled, Engine, Load, Memory
+from verify.generation.events import EVENTS, Engine, Load
 from verify.generation.requests import Measured, Request, condense, measure
 from verify.metrics import Case, Metric, Window, mean, over
 from verify.plausibility import Traits, Work, llama_flop

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from verify import quality
 from verify.data import table
-from verify.events import Environment, Event, Model, Natural, Positive, Sha256, exact
+from verify.events import Compiled, Environment, Event, Memory, Model, Natural, Positive, Sha256, exact
 from verify.findings import Finding, error, warning
 from verify.metrics import Blocks, Case, Metric, Window, mean, over
 from verify.plausibility import Traits, Work
@@ -60,13 +60,6 @@ class Load(Event, frozen=True, tag="load"):
     kind: Literal["cold", "warm"]
 
 
-class Compiled(Event, frozen=True, tag="compiled"):
-    """Compiling and a first call, from `begin_ns` to `t`."""
-
-    begin_ns: Natural
-    mode: str
-
-
 class Call(Event, frozen=True, tag="call"):
     """One pipeline call: text encoded at `encoded_ns`, latents denoised at `denoised_ns`, pictures on the host at `t`."""
 
@@ -93,12 +86,6 @@ class Picture(Event, frozen=True, tag="picture"):
     mean_milli: list[Natural]
     grid_milli: list[Natural]
     spread_milli: list[Natural]
-
-
-class Memory(Event, frozen=True, tag="memory"):
-    """Largest allocation on the device in bytes; on a CPU, of the process."""
-
-    peak_bytes: Natural
 
 
 EVENTS: tuple[type[Event], ...] = (Parts, Load, Compiled, Call, Latents, Picture, Memory)
