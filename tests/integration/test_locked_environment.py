@@ -1,4 +1,4 @@
-"""The tests of the taught pipeline (tests/taught), which need torch: run by the interpreter of the locked environment."""
+"""Tests that need torch, run by the interpreter of the locked environment: engines, models, data, supervisor; the taught pipelines."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import os
 import subprocess
 import sysconfig
 
+import pytest
+
 from kit import chip, environments
 from tests.conftest import ROOT
 
 
-def test_the_taught_pipeline_in_the_locked_environment() -> None:
+@pytest.mark.parametrize("folders", [("tests/training", "tests/stability"), ("tests/taught", "tests/taught_text")], ids="+".join)
+def test_in_the_locked_environment(folders: tuple[str, ...]) -> None:
     made = environments.prepare(chip.load("cpu"), print)
     done = subprocess.run(
-        [str(made.python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/taught", "tests/taught_text"],
+        [str(made.python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *folders],
         check=False,
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": sysconfig.get_paths()["purelib"], "CHIPASSAY_ALL_MUST_RUN": "1"},
