@@ -9,8 +9,6 @@ import shutil
 import subprocess
 import tomllib
 from dataclasses import replace
-from fractions import Fraction
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -19,79 +17,23 @@ import pytest
 
 from kit import inventory
 from kit.cli import main
-from kit.report import body, charts, compare, html, pdf, tables, words
+from kit.report import body, charts, html, pdf, tables, words
 from kit.report import docx as word
 from kit.report.blocks import Figure, Heading, Table
 from kit.report.markdown import blocks as markdown
 from kit.report.source import Source
-from tests import hostile, synthetic
-from tests.adversarial import builder
+from tests import hostile, reported, synthetic
+from tests.reported import ENVIRONMENT, INTRODUCTION, NEEDS_FONT, Cells
 from verify.data import violations
-from verify.metrics import Metric, Series
+from verify.metrics import Series
 from verify.scoring.attach import attach
 from verify.scoring.baseline import load
 from verify.table import render
 
-NEEDS_FONT = pytest.mark.skipif(not list(Path("/usr/share/fonts").rglob("NotoSansCJK*")), reason="no font for Chinese (fonts-noto-cjk)")
-INTRODUCTION = "# Chip\n\nA **fast** chip with `64` cores.\n\n- one\n- two\n\n<b>bold</b>"
-ENVIRONMENT: dict[str, Any] = {
-    "host": {
-        "os": "Linux 1",
-        "kernel": "6.1",
-        "machine": "x86_64",
-        "cpu_model": "CPU Z",
-        "cpu_count": 64,
-        "memory_bytes": 2**39,
-        "python": "3.11.7",
-    },
-    "packages": {
-        "lock": "requirements.lock",
-        "found": {"torch": {"version": "2.11.0", "sha256": "1" * 64}, "internlm": {"version": "0.2.0", "sha256": "2" * 64}},
-        "differs": [{"name": "torch", "locked": "2.13.0", "found": "2.11.0"}, {"name": "peft", "locked": "0.21.2", "found": None}],
-    },
-    "inventory": {
-        "accelerators": {"cards": [{"name": "Z100", "driver": "5.1"}, {"name": "Z100", "driver": "5.1"}], "topology": None},
-        "network": {"fabric": {}},
-        "compiler": "gcc 12.2.0",
-    },
-    "lock": {"file": "images/x/requirements.lock", "sha256": "3" * 64},
-    "grants": {"network": "none"},
-}
-
 
 @pytest.fixture(scope="module")
 def source() -> Source:
-    return Source(json.loads(json.dumps(synthetic.result(full_baseline=True).document())), ENVIRONMENT, INTRODUCTION)
-
-
-class Cells(HTMLParser):
-    """Tables of a page: id -> rows of cell texts."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tables: dict[str, list[list[str]]] = {}
-        self.tags: list[str] = []
-        self.inside = False
-        self.name = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        if tag == "table":
-            self.name = dict(attributes)["id"] or ""
-            self.tables[self.name] = []
-        elif tag == "tr":
-            self.tables[self.name].append([])
-        elif tag in {"td", "th"}:
-            self.inside = True
-            self.tables[self.name][-1].append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        self.inside = self.inside and tag not in {"td", "th"}
-
-    def handle_data(self, data: str) -> None:
-        if self.inside:
-            self.tables[self.name][-1][-1] += data
+    return reported.source()
 
 
 def leaves(entries: dict[str, Any], name: str = "") -> dict[str, set[str]]:
@@ -250,20 +192,6 @@ def test_size_of_a_full_report(source: Source) -> None:
     assert len(html.render(body.page(source, words.load("zh"))).encode()) < 1_000_000
 
 
-def test_compare_marks_what_is_not_comparable(source: Source) -> None:
-    other = json.loads(json.dumps(source.result))
-    other["run"] |= {"run": "other", "chip": "other chip"}
-    other["cases"][20]["fields"]["model"] = {"hidden_size": 1}
-    del other["cases"][30]
-    text = html.render(compare.page([source, Source(other, {})], words.load("en")))
-    cells = Cells(text).tables
-    name = source.result["cases"][20]["id"]
-    assert all("not comparable" in row[-1] for row in cells["table-metrics"] if row[0] == name)
-    assert all(row[-1] == "only in one" for row in cells["table-metrics"] if row[0] == source.result["cases"][30]["id"])
-    assert ["chip", "synthetic", "other chip"] in cells["table-differs"]
-    assert len([row for row in cells["table-rows"] if row[0].endswith("communication")]) == 10
-
-
 def test_a_part_whose_cases_fill_no_row_does_not_blame_the_baseline() -> None:
     """The baseline has all ten rows of communication; the only case is of another size."""
     result = synthetic.result()
@@ -277,96 +205,6 @@ def test_a_part_whose_cases_fill_no_row_does_not_blame_the_baseline() -> None:
         row = body.summary(Source(document, {}), spoken).rows[1]
         assert f"{spoken.say('part_name.communication')} {spoken.say('outside')}" in row[2]
     assert re.search(r"communication +outside the grid +10 of 10", render(document))
-
-
-@pytest.mark.parametrize(("gbps", "marked"), [(205, False), (400, True)])
-def test_rows_of_runs_at_another_fabric_are_marked(gbps: int, marked: bool) -> None:
-    """Ruling 25, between two runs: 200 Gb/s between nodes against 205, and against 400."""
-    made = []
-    for name, value in (("one", 200), ("other", gbps)):
-        result = synthetic.result(name=name)
-        result.cases = [
-            replace(
-                case,
-                fields=case.fields | {"nodes": 4},
-                metrics=case.metrics | {"internode_gbps": Metric(Fraction(value), "Gb/s", "")},
-            )
-            if case.id == "communication-all_reduce-32"
-            else case
-            for case in result.cases
-        ]
-        attach(result)
-        made.append(Source(json.loads(json.dumps(result.document())), {}))
-    cells = Cells(html.render(compare.page(made, words.load("en")))).tables["table-values"]
-    rows = [row for row in cells if row[:2] == ["3.2.2(2) communication", "all_reduce 32 4259924984"]]
-    assert {row[2] for row in rows} >= {"throughput_gbps", "internode_gbps"}
-    assert {("not comparable" in row[-1]) for row in rows} == {marked}
-    assert not any("not comparable" in row[-1] for row in cells if row[1].startswith("all_reduce 8"))
-
-
-def test_a_baseline_stands_as_a_column(source: Source, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    case = next(case for case in source.result["cases"] if case["metrics"])
-    name, metric = case["id"], next(iter(case["metrics"]))
-    cell = {
-        "case": name,
-        "workload": "0" * 64,
-        "metric": metric,
-        "value": "7.5",
-        "unit": case["metrics"][metric]["unit"],
-        "status": "measured",
-        "source": "x",
-        "suite": case["fields"]["suite"],
-    }
-    pack = {
-        "schemaVersion": 1,
-        "name": "ours",
-        "title": {"en": "o", "zh": "o"},
-        "source": "x",
-        "chip": {"id": "c", "description": ""},
-        "runs": [],
-    }
-    (tmp_path / "pack.json").write_text(json.dumps(pack | {"cells": [cell]}))
-    (tmp_path / "r.json").write_text(json.dumps(source.result))
-    args = [
-        "report",
-        "a100-report-0.2.1",
-        str(tmp_path / "r.json"),
-        str(tmp_path / "pack.json"),
-        "--format",
-        "html",
-        "--out",
-        str(tmp_path / "o"),
-    ]
-    assert main(args) == 0
-    for language, mark, none in (("", "not comparable", "no baseline"), ("_zh", "不可比较", "无基准")):
-        cells = Cells((tmp_path / f"o/compare{language}.html").read_text()).tables
-        assert cells["table-values"][0][4:7] == ["1. a100-report-0.2.1", f"2. {synthetic.RUN}", "3. ours"]
-        printed = load("a100-report-0.2.1").row("communication", source.table("communication")["rows"][0]["id"], "throughput_gbps")  # type: ignore[index]
-        assert printed
-        assert printed.value
-        row = next(row for row in cells["table-values"] if row[0].endswith(" communication") and row[2] == "throughput_gbps")
-        assert row[4] == f"{float(printed.value):.6g}"
-        assert row[6] == none
-        marked = next(row for row in cells["table-metrics"] if row[:2] == [name, metric])
-        assert marked[5] == "7.5"
-        assert mark in marked[-1]
-    capsys.readouterr()
-    assert main(["report", "a100-report-0.2.1", "--out", str(tmp_path / "o")]) == 2
-    assert "no run to report on" in capsys.readouterr().err
-
-
-def test_other_readings_and_baselines_stand_beside(tmp_path: Path) -> None:
-    found = Source(json.loads(json.dumps(synthetic.result(against=["report-0.2.1-printed"]).document())), {})
-    cells = Cells(html.render(body.page(found, words.load("zh")))).tables["table-against"]
-    totals = [
-        {table["id"]: table["total"]["score"] for table in side["tables"]} for side in (found.result["scoring"], *found.result["against"])
-    ]
-    assert ["communication", *(f"{total['communication']:.6g}" for total in totals)] in cells
-    assert totals[0]["communication"] != totals[1]["communication"]
-    scores = Cells(html.render(compare.page([found], words.load("en")))).tables["table-scores"]
-    assert scores[0][2:] == [
-        f"{n}. {synthetic.RUN} ({name} / a100-report-0.2.1)" for n, name in ((1, "report-0.2.1"), (2, "report-0.2.1-printed"))
-    ]
 
 
 def test_loss_stands_against_the_curve_of_the_baseline() -> None:
@@ -435,27 +273,6 @@ def test_markdown_of_the_vendor_is_text() -> None:
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 3.7), (0.2, 0.21), (5, 5), (1e-9, 1e9)])
 def test_ticks_lie_inside(low: float, high: float) -> None:
     assert all(low <= tick <= high * (1 + 1e-9) for tick in charts.nice(low, high))
-
-
-@NEEDS_FONT
-def test_command_writes_six_files_and_a_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = builder.build(tmp_path)
-    result = tmp_path / "r.json"
-    result.write_text(json.dumps(synthetic.result().document()))
-    assert main(["report", str(run), str(result), "--out", str(tmp_path / "out")]) == 0
-    names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == [
-        "compare.html",
-        "compare_zh.html",
-        "report.docx",
-        "report.html",
-        "report.pdf",
-        "report_zh.docx",
-        "report_zh.html",
-        "report_zh.pdf",
-    ]
-    assert run.name in (tmp_path / "out/report.html").read_text()
-    capsys.readouterr()
 
 
 BAD = {

@@ -11,7 +11,7 @@ import pytest
 from kit.cli import main
 from kit.report import words
 from tests.adversarial import audits
-from tests.unit.test_report import Cells
+from tests.reported import Cells
 from verify.cli import main as verify
 
 PASSED = {"passed": {}, "failed": {"vendor": dict.fromkeys(audits.CASES, 0.5)}}  # the vendor's clock ran at half the pace in every case

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from array import array
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -20,7 +18,7 @@ from verify.metrics import Metric, Series, pretrain
 from verify.result import Result
 from verify.score import CaseResult
 from verify.scoring import baseline, cases, engine
-from verify.scoring.attach import attach, score
+from verify.scoring.attach import score
 
 OURS = profile.load(profile.DEFAULT)
 PRINTED = profile.load("report-0.2.1-printed")
@@ -328,11 +326,6 @@ def test_pack_of_the_report_has_every_cell_and_only_printed_values() -> None:
     assert A100.row("communication", "pt2pt-32", "duration_ms").value == Fraction("762.939")
 
 
-def test_names_of_profiles_and_baselines_do_not_meet() -> None:
-    assert not set(profile.names()) & set(baseline.names())
-    assert profile.names() == ["lab-2025", "report-0.2.1", "report-0.2.1-printed"]
-
-
 def test_result_fits_its_schema_and_traces_every_number() -> None:
     document = synthetic.result(against=["report-0.2.1-printed"]).document()
     assert violations(document, "result", "r", "r") == []
@@ -355,28 +348,6 @@ def test_what_a_ruling_changes_is_shown() -> None:
     assert "3.2.2(3) checkpoint" in text
     with pytest.raises(Unchecked, match="unknown table"):
         table.render(document, ["nonsense"])
-
-
-def test_unknown_names_say_what_is_known() -> None:
-    with pytest.raises(Unchecked, match="known: lab-2025"):
-        attach(Result(), against=["nonsense"])
-    with pytest.raises(Unchecked, match="unknown baseline"):
-        baseline.load("../profiles")
-
-
-@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"schemaVersion": 1}', "\x00"], ids=["empty", "object", "list", "version", "nul"])
-def test_a_broken_baseline_is_one_line(tmp_path: Path, text: str) -> None:
-    (tmp_path / "b.json").write_text(text)
-    with pytest.raises(Unchecked, match="baseline cannot be used"):
-        baseline.read(tmp_path / "b.json")
-
-
-def test_a_baseline_with_twins_is_not_used(tmp_path: Path) -> None:
-    document = json.loads((profile.root() / "baselines/a100-report-0.2.1/baseline.json").read_text())
-    document["cells"].append(document["cells"][0])
-    (tmp_path / "b.json").write_text(json.dumps(document))
-    with pytest.raises(Unchecked, match="two cells of one name"):
-        baseline.read(tmp_path / "b.json")
 
 
 def test_off_grid_cases_score_against_the_same_workload() -> None:
@@ -404,12 +375,3 @@ def test_shorter_waits_never_lower_the_total(factor: Fraction) -> None:
     faster = [replace(case, metrics=case.metrics | {name: Metric(case.metrics[name].value * factor, "ms", "")}) for case in text_cases()]
     before, after = (scored(cases, OURS, base).tables["text_generation_tiers"].total.score for cases in (text_cases(), faster))
     assert after >= before
-
-
-def test_a_profile_is_read_and_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[str] = []
-    genuine = profile._document
-    monkeypatch.setattr(profile, "_document", lambda name: (read.append(name), genuine(name))[1])
-    profile.load.cache_clear()
-    assert profile.load("lab-2025") is profile.load("lab-2025")
-    assert sorted(read) == ["lab-2025", "report-0.2.1"]
