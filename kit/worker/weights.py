@@ -13,6 +13,7 @@ from typing import Any
 
 FOLDER = "CHIPASSAY_WEIGHTS"
 LOCK = "weights.lock.json"
+TENSORS = ".safetensors"
 
 
 class BadWeights(Exception):
@@ -40,7 +41,15 @@ def checked(name: str, architecture: str) -> tuple[Path, str]:
         raise BadWeights(f"weights '{name}' are of architecture {lock.get('architecture')}, the case asks for {architecture}")
     for file, expected in sorted(lock["files"].items()):
         _check(path / file, file, expected)
+    for found in sorted(found.name for found in path.glob(f"*{TENSORS}")):
+        if found not in lock["files"]:
+            raise BadWeights(f"weights file {found} lies in the folder and not in {LOCK}; lock it, or take it away")
     return path, hashlib.sha256(data).hexdigest()
+
+
+def locked(path: Path) -> list[str]:
+    """Files that the lock of a folder names, sorted."""
+    return sorted(json.loads((path / LOCK).read_bytes())["files"])
 
 
 def _check(path: Path, name: str, expected: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from kit.worker import int8, memory, models, training  # noqa: E402
-from kit.worker.models import load  # noqa: E402
 from kit.worker.record import Recorder  # noqa: E402
 from kit.worker.suites import finetuning, pretrain  # noqa: E402
-from kit.worker.weights import FOLDER, LOCK, BadWeights  # noqa: E402
 from tests.training.test_training import SHAPE, case  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -107,49 +104,3 @@ def test_an_operator_that_is_missing_is_unsupported(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(pretrain, "prepare", lacking)
     with pytest.raises(Exception, match=r"^an operator is missing on this chip: Could not run 'aten::rms_norm' .* backend\.$"):
         ran(tmp_path, pretrain)
-
-
-def published(folder: Path) -> dict[str, Any]:
-    """Weights in the published naming of the very model that SHAPE has, with their lock."""
-    from safetensors.torch import save_file
-
-    torch.manual_seed(3)
-    apart = models.build(SHAPE, fused=False)
-    own = dict(apart.named_parameters())
-    back = {value: key for key, value in load.PLAIN.items()}
-    names = {place: key for key, (place, _) in load.PARTS.items() if place not in load.APART}
-    for place, parts in load.APART.items():
-        keys = sorted((part, key) for key, (target, part) in load.PARTS.items() if target == place)
-        names |= {part: key for part, (_, key) in zip(parts, keys, strict=True)}
-    tensors = {}
-    for name, value in own.items():
-        if name in back:
-            tensors[back[name]] = value.detach().clone()
-        else:
-            _, number, rest = name.split(".", 2)
-            place, _, kind = rest.rpartition(".")
-            tensors[f"model.layers.{number}.{names[place]}.{kind}"] = value.detach().clone()
-    folder.mkdir(parents=True)
-    save_file(tensors, str(folder / "model.safetensors"))
-    data = (folder / "model.safetensors").read_bytes()
-    entry = {"size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    (folder / LOCK).write_text(json.dumps({"schemaVersion": 1, "architecture": "llama", "files": {"model.safetensors": entry}}))
-    return tensors
-
-
-def test_weights_of_a_file_make_the_same_model_fused_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(FOLDER, str(tmp_path))
-    published(tmp_path / "mine")
-    asked = case(weights="mine")
-    tokens = torch.randint(256, (2, 16))
-    losses = []
-    for fused in (True, False):
-        model = models.build(SHAPE, fused=fused)
-        assert load.load(model, asked)
-        losses.append(model(tokens=tokens, labels=tokens).item())
-    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
-    with pytest.raises(BadWeights, match=r"has \[|the model has"):
-        load.load(models.build(SHAPE | {"ffn_size": 64}), asked)
-    (tmp_path / "mine/model.safetensors").write_bytes(b"x")
-    with pytest.raises(BadWeights, match="is not the locked one"):
-        load.load(models.build(SHAPE), asked)

@@ -1,36 +1,26 @@
 """Weights of published models into ours: safetensors in the naming of the Hugging Face format, checked by their lock before.
 
-Only what is read; nothing of a checkpoint is ever executed.
+Only what the lock names is read; nothing of a checkpoint is ever executed.
 """
 
 from __future__ import annotations
 
-import re
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..weights import BadWeights, checked
+from ..weights import BadWeights, checked, locked
+from .naming import NAMINGS, Naming, ours, unlike
 
-LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)")
-PLAIN = {"model.embed_tokens.weight": "embedding.weight", "model.norm.weight": "norm.weight", "lm_head.weight": "head.weight"}
-PARTS = {
-    "input_layernorm": ("attention_norm", 0),
-    "post_attention_layernorm": ("ffn_norm", 0),
-    "self_attn.q_proj": ("attention.projections.wqkv", 0),
-    "self_attn.k_proj": ("attention.projections.wqkv", 1),
-    "self_attn.v_proj": ("attention.projections.wqkv", 2),
-    "self_attn.o_proj": ("attention.wo", 0),
-    "mlp.gate_proj": ("ffn.gate_up", 0),
-    "mlp.up_proj": ("ffn.gate_up", 1),
-    "mlp.down_proj": ("ffn.down", 0),
-}
+CONFIG = "config.json"
+NEXT = "name weights of the case's model"
 APART = {
-    "attention.projections.wqkv": ("attention.projections.wq", "attention.projections.wk", "attention.projections.wv"),
+    "projections.wqkv": ("projections.wq", "projections.wk", "projections.wv"),
     "ffn.gate_up": ("ffn.gate", "ffn.up"),
-}
+}  # our fused products -> the parts that they hold, one below the other
 
 
 def load(model: Any, case: dict[str, Any]) -> str | None:
@@ -38,55 +28,80 @@ def load(model: Any, case: dict[str, Any]) -> str | None:
     if case["weights"] == "random":
         return None
     architecture = case["model"]["architecture"]
-    if architecture not in {"llama", "internlm"}:
-        raise BadWeights(f'weights of architecture {architecture} cannot be read yet; use weights = "random"')
     folder, digest = checked(case["weights"], architecture)
-    fill(model, read(folder), case["weights"])
+    naming = NAMINGS[architecture]
+    _check_config(naming, case, folder)
+    fill(model, read(folder), case["weights"], naming)
     return digest
 
 
+def _check_config(naming: Naming, case: dict[str, Any], folder: Path) -> None:
+    """Heads and activation leave no trace in the tensors: a locked config.json must say what the case's model has."""
+    if CONFIG not in locked(folder):
+        return
+    config = json.loads((folder / CONFIG).read_bytes())
+    for name, found, own in unlike(naming, case["model"], config):
+        raise BadWeights(f"weights '{case['weights']}': {CONFIG} says {name} = {found}, the case's model has {own}; {NEXT}")
+
+
 def read(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of the folder's safetensors files by its name."""
+    """Every tensor of the locked safetensors files by its name."""
     from safetensors.torch import load_file
 
     found: dict[str, Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        found |= load_file(str(path))
+    for name in locked(folder):
+        if name.endswith(".safetensors"):
+            found |= load_file(str(folder / name))
     return found
 
 
 @torch.no_grad()
-def fill(model: Any, tensors: dict[str, Tensor], name: str) -> None:
+def fill(model: Any, tensors: dict[str, Tensor], name: str, naming: Naming) -> None:
     """Copy all tensors into the model; BadWeights where one is unknown, missing, or of another shape."""
-    own = dict(model.named_parameters())
-    given: dict[str, dict[int, Tensor]] = {}
+    given, keys = _given(tensors, name, naming)
+    for target, parameter in model.named_parameters():
+        parts = []
+        for part, rows in _parts(model, target, parameter):
+            if part not in given:
+                raise BadWeights(f"weights '{name}' have no tensor for {part}, which the case's model has{_hint(part)}; {NEXT}")
+            expected = [rows, *parameter.shape[1:]]
+            if list(given[part].shape) != expected:
+                found = list(given[part].shape)
+                raise BadWeights(f"weights '{name}': {keys[part]} gives {part} the shape {found}, the model has {expected}; {NEXT}")
+            parts.append(given.pop(part))
+        parameter.copy_(torch.cat(parts))
+    for target in given:
+        raise BadWeights(f"weights '{name}' hold {keys[target]}, which this model has no place for; {NEXT}")
+
+
+def _given(tensors: dict[str, Tensor], name: str, naming: Naming) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Values by our names, projections apart, and the published name of each."""
+    given: dict[str, Tensor] = {}
+    keys: dict[str, str] = {}
     for key, tensor in tensors.items():
-        target, part = _target(key, own)
-        if target is None:
-            if "rotary_emb" not in key:
-                raise BadWeights(f"weights '{name}' hold {key}, which this model has no place for; name weights of the case's model")
+        if key in naming.tied or naming.ignored.fullmatch(key):
             continue
-        given.setdefault(target, {})[part] = tensor
-    for target, parameter in own.items():
-        parts = given.get(target)
-        whole = torch.cat([parts[i] for i in sorted(parts)]) if parts else None
-        if whole is None or whole.shape != parameter.shape:
-            found = "missing" if whole is None else f"of shape {list(whole.shape)}"
-            raise BadWeights(
-                f"weights '{name}': {target} is {found}, the model has {list(parameter.shape)}; name weights of the case's model"
-            )
-        parameter.copy_(whole)
+        found = dict(ours(naming, key, tensor))
+        if not found:
+            raise BadWeights(f"weights '{name}' hold {key}, which this model has no place for; {NEXT}")
+        given |= found
+        keys |= dict.fromkeys(found, key)
+    for key, target in naming.tied.items():
+        if key in tensors and (target not in given or not torch.equal(tensors[key], given[target])):
+            raise BadWeights(f"weights '{name}': {key} is not the same as {keys.get(target, target)}, as the model has it; {NEXT}")
+    return given, keys
 
 
-def _target(key: str, own: dict[str, Any]) -> tuple[str | None, int]:
-    """(our parameter, which part of it) that a tensor of the checkpoint fills."""
-    if key in PLAIN:
-        return PLAIN[key], 0
-    match = LAYER.fullmatch(key)
-    if match is None or match[2] not in PARTS:
-        return None, 0
-    place, part = PARTS[match[2]]
-    target = f"blocks.{match[1]}.{place}.{match[3]}"
-    if target not in own and place in APART:
-        return f"blocks.{match[1]}.{APART[place][part]}.{match[3]}", 0
-    return (target, part) if target in own else (None, 0)
+def _parts(model: Any, target: str, parameter: Tensor) -> list[tuple[str, int]]:
+    """(name, rows) of what a parameter of ours is put together from: itself, or the parts of a fused product."""
+    for fused, apart in APART.items():
+        if f".{fused}." in target:
+            above = model.get_submodule(target.rpartition(f".{fused.rpartition('.')[2]}.")[0])
+            widths = getattr(above, "widths", None) or [parameter.shape[0] // len(apart)] * len(apart)
+            return [(target.replace(fused, part), rows) for part, rows in zip(apart, widths, strict=True)]
+    return [(target, parameter.shape[0])]
+
+
+def _hint(lacking: str) -> str:
+    """What files of a masked language model alone leave out."""
+    return ": files of a BertForPreTraining have it" if lacking.startswith(("pooler.", "next_sentence.")) else ""
