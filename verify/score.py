@@ -118,7 +118,7 @@ def _measured(source: Evidence, case: dict[str, Any], result: CaseResult, tasks:
     module, folder = metrics.load(result.suite), tasks[0].path.rpartition("/")[0]
     try:
         measured = module.measure(case, reading.blocks(tasks))
-        faults = tuple(capped(module.rules(case, measured)))
+        faults = tuple(_faults(source, case, folder, module, measured))
         seen = telemetry.read(source, folder)
     except Refused as bad:
         return replace(result, findings=(bad.finding,))
@@ -130,6 +130,14 @@ def _measured(source: Evidence, case: dict[str, Any], result: CaseResult, tasks:
     shown["series"] = shown.get("series", {}) | telemetry.series(seen)
     values, said = _with_energy(source, case, folder, module, (measured, seen))
     return replace(result, metrics=values, findings=(*faults, *said), **shown)
+
+
+def _faults(source: Evidence, case: dict[str, Any], folder: str, module: metrics.Suite, measured: Any) -> Iterator[Finding]:
+    """What rules found in the events, and where these are right, in the files that they name."""
+    found = list(capped(module.rules(case, measured)))
+    yield from found
+    if hasattr(module, "kept") and not any(fault.severity == "error" for fault in found):
+        yield from capped(module.kept(case, measured, source, folder))
 
 
 def _with_energy(

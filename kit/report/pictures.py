@@ -1,7 +1,7 @@
 """Pictures that cases kept, small, for the report. They come out of a run that was replayed, and out of nothing else.
 
 A picture is decoded and written anew before it goes into a page: what the run holds is bytes of a stranger. Only what the
-worker's own writer makes is read: PNG, 8-bit RGB, one IDAT, no filter (ISO/IEC 15948).
+worker's own writer makes is read.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 
 from kit.report.blocks import Block, Picture, Text
 from kit.report.words import Words
+from verify.pictures import SIGNATURE, decode
 
 NAME = re.compile(r"picture-(0|[1-9][0-9]{0,3})\.png")
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MOST_BYTES, MOST_SIDE = 64 * 2**20, 4096
 SHOWN_SIDE = 256
 SHOWN_OF_A_CASE = 4
@@ -49,7 +49,7 @@ def _of_case(run: Path, case: dict[str, Any]) -> Iterator[Kept]:
         name, weights = f"artifacts/{path.name}", str(case["facts"].get("weights", ""))
         try:
             yield _small(path, Kept(case["id"], name, weights))
-        except (OSError, ValueError, zlib.error, struct.error):
+        except (OSError, ValueError):
             yield Kept(case["id"], name, weights)
 
 
@@ -57,18 +57,9 @@ def _small(path: Path, kept: Kept) -> Kept:
     """Every n-th pixel; ValueError where the file is not a picture as the worker writes them."""
     if path.stat().st_size > MOST_BYTES:
         raise ValueError
-    data = path.read_bytes()
-    width, height, *rest = struct.unpack(">IIBBBBB", data[16:29])
-    if data[:16] != SIGNATURE + b"\0\0\0\x0dIHDR" or rest != [8, 2, 0, 0, 0] or not 0 < width <= MOST_SIDE or not 0 < height <= MOST_SIDE:
-        raise ValueError
-    length = struct.unpack(">I", data[33:37])[0]
-    reader = zlib.decompressobj()
-    size = height * (3 * width + 1)
-    pixels = reader.decompress(data[41 : 41 + length], size)
-    if data[37:41] != b"IDAT" or len(pixels) != size or any(pixels[:: 3 * width + 1]):
-        raise ValueError
+    width, height, pixels = decode(path.read_bytes(), MOST_SIDE)
     step = -(-max(width, height) // SHOWN_SIDE)
-    rows = [pixels[at + 1 : at + 3 * width + 1] for at in range(0, size, (3 * width + 1) * step)]
+    rows = [pixels[at + 1 : at + 3 * width + 1] for at in range(0, len(pixels), (3 * width + 1) * step)]
     small = b"".join(b"\0" + b"".join(row[at : at + 3] for at in range(0, 3 * width, 3 * step)) for row in rows)
     return Kept(kept.case, kept.file, kept.weights, png(-(-width // step), len(rows), small), width, height, step)
 

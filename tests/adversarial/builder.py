@@ -241,8 +241,10 @@ class Bench:
         }
         written |= {"case.json": canonical(self.handed[case]) + b"\n", "stdout.log": b"", "stderr.log": b""}
         written |= {f"inside-rank{rank:04}.json": canonical(self.seen(rank)) + b"\n" for rank in range(self._processes(case))}
+        written |= {key.removeprefix(f"{case}/"): data for key, data in self.raw.items() if key.startswith(f"{case}/")}
         for name, data in written.items():
-            (folder / name).write_bytes(self.raw.get(f"{case}/{name}", data))
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(data)
         own = [event for name, events in files.items() if not name.startswith(TELEMETRY) for event in events]
         self._beat(log, folder, max((event["t"] for event in own), default=0))
         for name in sorted(written):

@@ -72,6 +72,8 @@ VECTORS = (
     Vector(5, "cases.statement", "a case left out", BOTH),
     Vector(6, "claims.value", "a better claim", BOTH),
     Vector(6, "case.handed", "the worker was given an easier case", BOTH),
+    Vector(6, "text_to_image.kept", "the picture of another call", BOTH),
+    Vector(6, "text_to_image.pixels", "colours of another picture", BOTH),
     Vector(7, "statement.schema", "a decimal comma", BOTH),
     Vector(7, "statement.schema", "a value with an exponent", BOTH),
     Vector(7, "statement.schema", "a hexadecimal value", BOTH),

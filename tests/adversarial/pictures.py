@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from kit.report.pictures import png as written
 from tests.adversarial import builder
 from tests.adversarial.attacks import add
 from tests.adversarial.builder import Bench, Event
@@ -16,6 +17,7 @@ from tests.conftest import ROOT
 from tests.taught import band, pictures
 from verify.data import table
 from verify.metrics import text_to_image
+from verify.pictures import decode
 
 PICTURES = "pictures-x"
 CASE = {
@@ -32,20 +34,27 @@ TAUGHT_CASE = CASE | {"id": TAUGHT, "model": {"family": "stable-diffusion", "ver
 LOCK_SHA256 = hashlib.sha256((ROOT / "baselines/weights/taught/weights.lock.json").read_bytes()).hexdigest()
 
 
-Look = tuple[list[int], list[int]]
-FLAT: Look = ([1, 2, 3] * 64, [0] * 192)
+SIDE = 64
+FLAT = bytes((1, 2, 3)) * SIDE**2
 
 
-def honest() -> list[Look]:
-    """Mean and deviation of the parts of what the taught pipeline made on a CPU for the smoke plan's case."""
-    found = json.loads((Path(__file__).parent / "taught.json").read_bytes())
-    return list(zip(found["colour"], found["texture"], strict=True))
+@cache
+def honest() -> tuple[bytes, ...]:
+    """Pixels of what the taught pipeline made on a CPU for the smoke plan's case: 32 pictures, one below the other."""
+    sheet = decode((Path(__file__).parent / "taught.png").read_bytes(), SIDE * TAUGHT_CASE["batch"])
+    pixels = b"".join(sheet.rows[at + 1 : at + 3 * SIDE + 1] for at in range(0, len(sheet.rows), 3 * SIDE + 1))
+    return tuple(pixels[at : at + 3 * SIDE**2] for at in range(0, len(pixels), 3 * SIDE**2))
 
 
-def drawn(numbers: range) -> list[Look]:
+def drawn(numbers: range) -> list[bytes]:
     """The same of pictures that the recipe draws."""
-    found = band.of(numbers, 32)
-    return list(zip(found["colour"], found["texture"], strict=True))
+    return [pictures.picture(number) for number in numbers if pictures.prompt(number) == band.PROMPT][: TAUGHT_CASE["batch"]]
+
+
+def png(pixels: bytes, side: int = SIDE) -> bytes:
+    """The file that the worker keeps of these pixels."""
+    rows = b"".join(b"\0" + pixels[at : at + 3 * side] for at in range(0, len(pixels), 3 * side))
+    return written(side, len(pixels) // (3 * side), rows)
 
 
 def stored(case: dict[str, Any] = CASE) -> dict[str, list[float]]:
@@ -55,7 +64,7 @@ def stored(case: dict[str, Any] = CASE) -> dict[str, list[float]]:
     return found
 
 
-def events(case: dict[str, Any] = CASE, looks: Sequence[Look] = (FLAT,)) -> list[Event]:
+def events(case: dict[str, Any] = CASE, shown: Sequence[bytes] = (FLAT,)) -> list[Event]:
     """Every call: 1 ms for text, 20 ms for ten steps, 4 ms for the decoder."""
     [row] = [row for row in table(text_to_image.DATA)["architecture"] if row["name"] == text_to_image.name(case)]
     counts = {part: row[part] for part in ("text_encoder", "denoiser", "decoder")}
@@ -71,8 +80,7 @@ def events(case: dict[str, Any] = CASE, looks: Sequence[Look] = (FLAT,)) -> list
     made.append({"t": 15 * MS, "e": "parts", **counts, "tokenizer": "bytes", "safety_checker": "none"})
     made.append({"t": 30 * MS, "e": "compiled", "begin_ns": 16 * MS, "mode": "default"})
     made += [{"t": 31 * MS, "e": "latents", "step": step, "values": list(stored(case)[str(step)])} for step in (1, 5, 10)]
-    made += [{"t": 32 * MS, "e": "picture", "picture": number, "file": f"artifacts/picture-{number}.png", "sha256": "0" * 64, **fields(look)}
-             for number, look in enumerate(looks)]  # fmt: skip
+    made += [{"t": 32 * MS, "e": "picture", "picture": number, **fields(number, pixels)} for number, pixels in enumerate(shown)]
     for number in range(3):
         begin = (40 + 30 * number) * MS
         made.append({"t": begin + 25 * MS, "e": "call", "call": number, "phase": "measured" if number else "warmup", "begin_ns": begin,
@@ -81,28 +89,41 @@ def events(case: dict[str, Any] = CASE, looks: Sequence[Look] = (FLAT,)) -> list
     return builder.end(made)
 
 
-def fields(look: Look) -> dict[str, list[int]]:
-    """Fields of a picture event whose parts look like this."""
-    grid, spread = look
-    return {"mean_milli": [round(sum(grid[colour::3]) / 64) for colour in range(3)], "grid_milli": list(grid), "spread_milli": list(spread)}
+@cache
+def fields(number: int, pixels: bytes) -> dict[str, Any]:
+    """Fields of the event of a kept picture with these pixels."""
+    found = band.features(pixels)
+    means = [round(1000 * sum(pixels[colour::3]) / SIDE**2) for colour in range(3)]
+    told = {"mean_milli": means, "grid_milli": found["colour"], "spread_milli": found["texture"]}
+    return {"file": f"artifacts/picture-{number}.png", "sha256": hashlib.sha256(png(pixels)).hexdigest()} | told
 
 
-def _add(bench: Bench, case: dict[str, Any], made: list[Event]) -> list[Event]:
+def keep(bench: Bench, number: int, data: bytes | None, case: str = PICTURES) -> None:
+    """Let this be the file of a kept picture; None for no file."""
+    bench.raw.pop(f"{case}/artifacts/picture-{number}.png", None)
+    if data is not None:
+        bench.raw[f"{case}/artifacts/picture-{number}.png"] = data
+
+
+def _add(bench: Bench, case: dict[str, Any], shown: Sequence[bytes]) -> list[Event]:
     bench.plan.document["cases"].append(copy.deepcopy(case))
     bench.handed[case["id"]] = {"case": copy.deepcopy(case), "attempt": 1}
+    made = copy.deepcopy(events(case, shown))
     bench.events[case["id"]] = {"events-00000.jsonl": made}
     bench.states[case["id"]] = ("done", None)
+    for number, pixels in enumerate(shown):
+        keep(bench, number, png(pixels), case["id"])
     return made
 
 
 def with_case(bench: Bench) -> list[Event]:
     """Add the case to a run about to be sealed; its events may still be changed."""
-    return _add(bench, CASE, events())
+    return _add(bench, CASE, (FLAT,))
 
 
-def with_taught(bench: Bench, change: Callable[[Look], Look] = lambda look: look) -> list[Event]:
+def with_taught(bench: Bench, change: Callable[[bytes], bytes] = bytes) -> list[Event]:
     """Add the case with taught weights, every picture changed."""
-    return _add(bench, TAUGHT_CASE, events(TAUGHT_CASE, [change(look) for look in honest()]))
+    return _add(bench, TAUGHT_CASE, [change(pixels) for pixels in honest()])
 
 
 def build(folder: Path, edit: Callable[[Bench], Any] = with_case) -> Path:
@@ -134,10 +155,40 @@ against("reference", "fewer steps than said", lambda e: of("latents", e)[2].upda
 against("reference", "values of another model", lambda e: of("latents", e)[0].update(values=[0.5] * 64))
 against("reference", "values beyond all bounds", lambda e: of("latents", e)[0].update(values=[1e300] * 64))
 against("pictures", "no picture kept", lambda e: e.remove(of("picture", e)[0]))
-against("pictures", "parts of another picture", lambda e: of("picture", e)[0].update(grid_milli=[9, 2, 3] * 64))
+against("pictures", "parts of another picture", lambda e: of("picture", e)[0].update(grid_milli=[9000, 2000, 3000] * 64))
 against("pictures", "fewer parts", lambda e: of("picture", e)[0]["grid_milli"].pop())
 against("pictures", "a deviation of no byte", lambda e: of("picture", e)[0].update(spread_milli=[300_000] * 192))
 against("memory", "no memory told", lambda e: e.remove(of("memory", e)[0]))
+
+
+def kept(rule: str, name: str, change: Callable[[Bench, list[Event]], Any]) -> None:
+    """An attack by a vendor who seals other files than the events speak of."""
+    add(f"text_to_image.{rule}", "sealed", name, lambda bench: change(bench, with_case(bench)))
+
+
+def told(made: list[Event], data: bytes) -> None:
+    """Let the event name the digest of these bytes."""
+    of("picture", made)[0].update(sha256=hashlib.sha256(data).hexdigest())
+
+
+def exchanged_file(bench: Bench, made: list[Event], data: bytes) -> None:
+    """Another file, its digest in the event: the colours there are those of the picture that was."""
+    keep(bench, 0, data)
+    told(made, data)
+
+
+OTHER = png(bytes((9, 2, 3)) * SIDE**2)
+DIFFERING = bytearray(FLAT)
+DIFFERING[0] = 200
+kept("kept", "the picture of another call", lambda b, e: keep(b, 0, OTHER))
+kept("kept", "a digest of nothing", lambda b, e: told(e, b""))
+kept("kept", "a picture told, not kept", lambda b, e: keep(b, 0, None))
+kept("kept", "a picture kept, not told", lambda b, e: keep(b, 1, OTHER))
+kept("kept", "a picture elsewhere", lambda b, e: of("picture", e)[0].update(file="../../../plan.json"))
+kept("pixels", "colours of another picture", lambda b, e: exchanged_file(b, e, OTHER))
+kept("pixels", "one pixel of one part", lambda b, e: exchanged_file(b, e, png(bytes(DIFFERING))))
+kept("pixels", "no picture at all", lambda b, e: exchanged_file(b, e, b"<svg/>"))
+kept("pixels", "a smaller picture", lambda b, e: exchanged_file(b, e, png(bytes((1, 2, 3)) * 32**2, 32)))
 
 
 def judged(name: str, make: Callable[[Bench], Any]) -> None:
@@ -145,19 +196,30 @@ def judged(name: str, make: Callable[[Bench], Any]) -> None:
     add("text_to_image.quality", "sealed", name, make)
 
 
-def training_pictures(bench: Bench) -> None:
-    """Too good: what was learnt from is handed back."""
-    _add(bench, TAUGHT_CASE, events(TAUGHT_CASE, drawn(pictures.TRAINING)))
-
-
-judged("the training pictures themselves: too good", training_pictures)
-judged("other held-out pictures: too good", lambda b: _add(b, TAUGHT_CASE, events(TAUGHT_CASE, drawn(pictures.HELD_OUT))))
-judged("grey pictures: too bad", lambda b: with_taught(b, lambda _: ([127_500] * 192, [0] * 192)))
-judged("red and blue exchanged: too bad", lambda b: with_taught(b, lambda look: (exchanged(look[0]), exchanged(look[1]))))
-judged("pictures darker by a fifth: too bad", lambda b: with_taught(b, lambda look: ([value * 4 // 5 for value in look[0]], look[1])))
-judged("noise over everything: too bad", lambda b: with_taught(b, lambda look: (look[0], [value + 20_000 for value in look[1]])))
-
-
-def exchanged(values: list[int]) -> list[int]:
+def exchanged(pixels: bytes) -> bytes:
     """Red for blue."""
-    return [values[place + 2 - 2 * (place % 3)] for place in range(len(values))]
+    return b"".join(pixels[at : at + 3][::-1] for at in range(0, len(pixels), 3))
+
+
+def rough(pixels: bytes) -> bytes:
+    """Every other pixel 20 brighter, the rest 20 darker."""
+    return bytes(min(max(value + (20 if place // 3 % 2 else -20), 0), 255) for place, value in enumerate(pixels))
+
+
+judged("the training pictures themselves: too good", lambda b: _add(b, TAUGHT_CASE, drawn(pictures.TRAINING)))
+judged("other held-out pictures: too good", lambda b: _add(b, TAUGHT_CASE, drawn(pictures.HELD_OUT)))
+judged("grey pictures: too bad", lambda b: with_taught(b, lambda pixels: bytes([128]) * len(pixels)))
+judged("red and blue exchanged: too bad", lambda b: with_taught(b, exchanged))
+judged("pictures darker by a fifth: too bad", lambda b: with_taught(b, lambda pixels: bytes(value * 4 // 5 for value in pixels)))
+judged("noise over everything: too bad", lambda b: with_taught(b, rough))
+
+
+def dressed(bench: Bench) -> None:
+    """Noise is kept, its true digest told, and the colours of honest pictures: those are in the band."""
+    for event, pixels in zip(of("picture", with_taught(bench)), honest(), strict=True):
+        data = png(rough(pixels))
+        keep(bench, event["picture"], data, TAUGHT)
+        event["sha256"] = hashlib.sha256(data).hexdigest()
+
+
+add("text_to_image.pixels", "sealed", "noise, told with the colours of honest pictures", dressed)

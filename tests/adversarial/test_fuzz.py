@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from random import Random
 
@@ -32,6 +33,24 @@ def test_the_harness_sees_a_verifier_that_accepts_and_one_that_crashes(tmp_path:
             patch.setattr("verify.cli.main", answer)
             tally = runs.fuzz(run, 10, seed=1)
         assert (tally.outcomes, len(tally.faults)) == ({outcome: 10}, 10)
+
+
+def test_what_is_computed_once_changes_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, ask = builder.build(tmp_path), runs.ask
+    answers: list[list[tuple[str, str]]] = [[], []]
+    for kept, said in zip((runs.whole_parts_kept, nullcontext), answers, strict=True):
+
+        def noted(path: Path, said: list[tuple[str, str]] = said) -> tuple[str, str]:
+            outcome, text = ask(path)
+            said.append((outcome, text.replace(str(path.parent), "")))
+            return outcome, text
+
+        with monkeypatch.context() as patch:
+            patch.setattr(runs, "ask", noted)
+            patch.setattr(runs, "whole_parts_kept", kept)
+            runs.fuzz(run, 25, seed=3)
+    assert answers[0] == answers[1]
+    assert len({text for _, text in answers[0]}) > 5
 
 
 @pytest.mark.parametrize("value", [5, "x", [], None])

@@ -19,6 +19,7 @@ import pytest
 from kit import chip, lock, patches, plan
 from kit.errors import KitError
 from tests.adversarial import builder, test_packed, trust
+from tests.adversarial import pictures as shown
 from tests.conftest import ROOT
 from tests.fuzz import damage
 from tests.unit import test_patches
@@ -31,6 +32,7 @@ from verify import (
     ledger,
     metrics,
     notes,
+    pictures,
     policy,
     runlog,
     score,
@@ -140,8 +142,16 @@ def targets(folder: Path) -> list[Target]:
         Target("chip", _written(scratch, lambda path: chip.read_toml(path, "chip")), chips),
         Target("lock", _written(scratch, lock.read), locks),
         Target("patch", _written(folder / "chip/patches/1.patch", patches._read), [test_patches.GOOD, test_patches.ADDS]),
+        Target("picture", _picture, [shown.png(shown.FLAT), shown.png(bytes(range(192)), 8)]),
         Target("time stamp", lambda data: timestamp.speaks_of(data, sealed), [timestamp.IMPRINT + hashlib.sha256(sealed).digest()]),
     ]
+
+
+def _picture(data: bytes) -> object:
+    try:
+        return pictures.colours(pictures.decode(data, shown.SIDE))
+    except ValueError as bad:
+        raise Refused("text_to_image.pixels", "picture", "a picture", str(bad)) from None
 
 
 def _unpack(path: Path) -> None:

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import io
+import pickle
 import shutil
 import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from random import Random
+from typing import Any
 from unittest import mock
 
 from tests.fuzz import damage, trees
-from verify import cli, profile
-from verify.scoring import baseline
+from verify import cli, data, profile, result, score, statements
+from verify.generation import spread
+from verify.scoring import attach, baseline
 
 SHARE_OF_TREES = 0.25
 OUTCOMES = {0: "accepted", 1: "refused", 2: "could not check"}
 MEMORY = Path("/dev/shm")
+REMEMBERED = 200  # inputs of a function; the whole run's are among the first
 
 
 @dataclass
@@ -95,10 +99,37 @@ class Patient:
         return kind, outcome, text
 
 
+def remembered(function: Callable[..., Any], key: Callable[..., object]) -> Callable[..., Any]:
+    """The same function of the same input, computed once for each of the first inputs; `key` tells inputs apart."""
+    known: dict[object, tuple[Any, Any]] = {}
+
+    def ask(*given: Any) -> Any:
+        name = key(*given)
+        if name not in known:
+            answer = function(*given)
+            if len(known) >= REMEMBERED:
+                return answer
+            known[name] = (answer, given)  # `given` stays alive, so that no other object gets its id
+        return known[name][0]
+
+    return ask
+
+
 @contextlib.contextmanager
-def shipped_data_kept() -> Iterator[None]:
-    """Profiles and baselines are not what is damaged: each is read and checked once."""
-    with mock.patch.object(profile, "load", cache(profile.load)), mock.patch.object(baseline, "load", cache(baseline.load)):
+def whole_parts_kept() -> Iterator[None]:
+    """Profiles and baselines are not what is damaged: each is read once. Of documents and cases that the damage left as they
+    were, schemas, intervals and scores are computed once; every other input goes through them.
+    """
+    with contextlib.ExitStack() as stack:
+        for module, name, kept in (
+            (profile, "load", cache(profile.load)),
+            (baseline, "load", cache(baseline.load)),
+            (spread, "interval", remembered(spread.interval, lambda *given: pickle.dumps(given))),
+            *((module, "violations", remembered(data.violations, lambda *given: pickle.dumps(given))) for module in (score, statements)),
+            (attach, "run", remembered(attach.run, lambda chosen, base, cases: (id(chosen), id(base), pickle.dumps(cases)))),
+            (result, "scoring_document", remembered(result.scoring_document, lambda scoring, number: (id(scoring), number))),
+        ):
+            stack.enter_context(mock.patch.object(module, name, kept))
         yield
 
 
@@ -106,7 +137,7 @@ def fuzz(whole: Path, count: int, seed: int) -> Tally:
     """Damage the sealed run `whole` `count` times."""
     rng, tally = Random(seed), Tally(seed)
     cpu, wall = time.process_time(), time.perf_counter()
-    with shipped_data_kept(), tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
+    with whole_parts_kept(), tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
         patient = Patient(whole, Path(folder))
         _expect_whole(patient)
         for number in range(count):

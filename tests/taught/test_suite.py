@@ -16,7 +16,10 @@ from kit import weights  # noqa: E402
 from kit.worker import engines, main  # noqa: E402
 from tests.conftest import ROOT  # noqa: E402
 from tests.taught import band, pictures  # noqa: E402
+from verify import pictures as kept  # noqa: E402
 from verify import quality  # noqa: E402
+from verify.files import Evidence  # noqa: E402
+from verify.metrics import text_to_image  # noqa: E402
 
 pytestmark = pytest.mark.torch
 NAME = "stable-diffusion-taught"
@@ -77,7 +80,11 @@ def test_running_out_of_memory_fails_the_case_and_the_next_goes_on(tmp_path: Pat
     assert told
     assert 0.1 < float(told[1]) <= peak["peak_bytes"] / 1e9 + 0.005
     assert "smaller batch or side" in end["reason"]
-    assert ran(band.case(), tmp_path / "second")[-1]["state"] == "done"
+    events = ran(band.case(), tmp_path / "second")
+    assert events[-1]["state"] == "done"
+    told = [text_to_image.Picture(**{name: value for name, value in event.items() if name != "e"}) for event in events if event["e"] == "picture"]
+    assert len(told) == 32
+    assert list(kept.kept("x", 64, told, Evidence(tmp_path), "second")) == []
 
 
 def test_another_error_is_not_called_a_lack_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

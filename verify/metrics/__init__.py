@@ -8,8 +8,9 @@ four functions. Events come in blocks, so that memory does not grow with them an
     rules(case, measured)          says what is wrong
     metrics(case, measured)        computes
 
-and five that it may leave out: `facts` (words such as weights: random), `series` (what charts show), `windows` (measured spans, for
-which energy is told), `derived` (what follows from energy) and `traits` (what the plausibility rules look at).
+and six that it may leave out: `facts` (words such as weights: random), `series` (what charts show), `windows` (measured spans, for
+which energy is told), `derived` (what follows from energy), `traits` (what the plausibility rules look at) and `kept` (what is wrong with
+files of the attempt that events name: kept(case, measured, evidence, folder), asked where no rule found an error).
 
 A suite with few events returns them from `condense` as they are. One with millions returns a few bytes an event: sums,
 arrays, and the few events that stand alone. Each rank's blocks come in their order, ranks take turns by segments, and where

@@ -2,7 +2,7 @@
 
 Throughput is pictures over the time of the measured pipeline calls, text encoder and decoder included. Latents at fixed steps are
 compared with a stored float32 reference of the same weights, seed and size. Pictures of true weights are judged by verify.quality
-where a band is stored for them; random weights make no pictures worth judging.
+where a band is stored for them; random weights make no pictures worth judging. Kept files are what the events say of them.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Literal
 
-from verify import quality
+from verify import pictures, quality
 from verify.data import table
 from verify.events import Compiled, Environment, Event, Memory, Model, Natural, Positive, Sha256, exact
+from verify.files import Evidence
 from verify.findings import Finding, error, warning
 from verify.metrics import Blocks, Case, Metric, Window, mean, over
 from verify.plausibility import Traits, Work
@@ -38,6 +39,8 @@ RULES = {
     "text_to_image.latents": "latents sampled once after each of the case's steps, in order",
     "text_to_image.reference": "sampled latents are those of the stored float32 reference, within the tolerance of the precision",
     "text_to_image.pictures": "one kept picture for each of the batch, its mean colours those of its parts",
+    "text_to_image.kept": "the pictures that events name, and no others, lie in the attempt's artifacts with the digests that events say",
+    "text_to_image.pixels": "colours told of a kept picture are those of its pixels",
     "text_to_image.quality": "pictures of known weights are neither worse nor better than this model makes them",
     "text_to_image.memory": "the largest allocation, once",
 }
@@ -183,6 +186,11 @@ def _pictures(case: Case, measured: Measured) -> Iterator[Finding]:
         yield error("text_to_image.pictures", case["id"], "mean colours of 8 x 8 parts that give those of the picture", odd)
     if numbers == list(range(case["batch"])) and not odd:
         yield from _quality(case, measured)
+
+
+def kept(case: Case, measured: Measured, evidence: Evidence, folder: str) -> Iterator[Finding]:
+    """What is wrong with the kept files, once the events are right."""
+    yield from pictures.kept(case["id"], case["side"], measured.pictures, evidence, folder)
 
 
 def _consistent(picture: Picture) -> bool:
