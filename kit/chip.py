@@ -18,7 +18,7 @@ from kit.errors import KitError
 from kit.schema import check, closest
 from verify.data import root
 
-DEVICE, IMPORT, COLLECTIVE = "CHIPASSAY_DEVICE", "CHIPASSAY_IMPORT", "CHIPASSAY_COLLECTIVE"
+DEVICE, IMPORT, COLLECTIVE, LACKS = "CHIPASSAY_DEVICE", "CHIPASSAY_IMPORT", "CHIPASSAY_COLLECTIVE", "CHIPASSAY_LACKS"
 FOLDERS = "CHIPASSAY_CHIPS"
 GROUP = "chipassay.chips"
 STATUSES = ("proven", "documented", "field", "seen")
@@ -80,6 +80,8 @@ class Chip:
             told[IMPORT] = seen["package"]
         if "collective" in seen:
             told[COLLECTIVE] = seen["collective"]
+        if lacks := self.section("supports").get("lacks"):
+            told[LACKS] = ",".join(lacks)
         return told
 
     def visible(self, numbers: Sequence[int]) -> dict[str, str]:

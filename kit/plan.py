@@ -25,6 +25,7 @@ from verify.data import root, suites_own
 from verify.strict import canonical
 
 SECTIONS = ("specifications", "training", "finetuning", "inference")
+FLOAT8_MULTIPLE = 16
 SHARED_SECTION = "specifications"  # runs with whichever section is asked for first: verify takes its numbers as ceilings
 Case = dict[str, Any]
 
@@ -200,6 +201,23 @@ def _check_layout(case: Case, where: str) -> None:
             where=f"{where}: case {case['id']}",
             next_step="change micro_batch or processes; the global batch is fixed by the plan",
         )
+    _check_float8(case, where)
+
+
+def _check_float8(case: Case, where: str) -> None:
+    """Products in eight bits take sides that are multiples of 16, rows of a micro-batch among them."""
+    if case.get("dtype") != "float8":
+        return
+    model = case["model"]
+    hidden, kv = model["hidden_size"], model["hidden_size"] // model["num_heads"] * model["num_kv_heads"]
+    sides = {"hidden_size": hidden, "ffn_size": model["ffn_size"], "key and value": kv, "a micro-batch": case["micro_batch"] * model["sequence_length"]}
+    for name, side in sides.items():
+        if side % FLOAT8_MULTIPLE:
+            raise KitError(
+                f"products in float8 need sides that are multiples of {FLOAT8_MULTIPLE}; {name} has {side}",
+                where=f"{where}: case {case['id']}",
+                next_step="change the model or micro_batch, or take another dtype",
+            )
 
 
 def _check_operation(case: Case, where: str) -> None:

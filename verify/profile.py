@@ -147,6 +147,11 @@ class Profile:
     metrics: tuple[dict[str, str], ...]
     tables: tuple[Table, ...]
     changes: tuple[dict[str, Any], ...]
+    variants: dict[str, list[Any]] = field(default_factory=dict)
+
+    def variant(self, fields: dict[str, Any]) -> bool:
+        """Whether a case with these fields is a variant: shown by itself, never scored, filling no row."""
+        return any(fields.get(name) in values for name, values in self.variants.items())
 
 
 def names() -> list[str]:
@@ -175,6 +180,7 @@ def load(name: str) -> Profile:
         tuple(document["metric"]),
         tables,
         changes,
+        document.get("variants", {}),
     )
 
 

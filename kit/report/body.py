@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from kit.report import figures, pictures
+from kit.report import figures, pictures, variants
 from kit.report.blocks import Block, Column, Heading, Items, Page, Table, Text
 from kit.report.markdown import blocks as markdown
 from kit.report.source import Source
@@ -211,6 +211,9 @@ def _tests(source: Source, words: Words) -> Iterator[Block]:
             yield from figures.curves(source, words)
         yield from figures.series(source, words, (section, "stability"))
     yield from _inference(source, words)
+    if found := variants.table(source, words):
+        yield Text(words.say("text.variants"), "note")
+        yield found
     yield heading(words, "cases", 2)
     yield Text(words.say("text.off_grid"), "note")
     yield cases(source, words)

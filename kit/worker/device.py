@@ -12,7 +12,13 @@ from typing import Any
 
 import torch
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float8": torch.bfloat16,  # of everything but the products of linear layers
+}
+LACKS = "CHIPASSAY_LACKS"  # kinds of number that chip.toml says the chip has not, with commas between
 
 
 def choose(local_rank: int) -> torch.device:
@@ -76,6 +82,16 @@ def peak_bytes(device: torch.device) -> int:
     if device.type == "cpu":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return int(torch.get_device_module(device).max_memory_allocated(device))
+
+
+class Unsupported(Exception):
+    """The chip or its software lacks something that the case needs; one line."""
+
+
+def needs(kind: str) -> None:
+    """Unsupported where chip.toml says that the chip does not compute in this kind of number."""
+    if kind in os.environ.get(LACKS, "").split(","):
+        raise Unsupported(f"the chip does not compute in {kind}: supports.lacks of its chip.toml names it; the case is left out on this chip")
 
 
 class OutOfMemory(Exception):

@@ -19,16 +19,13 @@ ADAPTER = "lora_"  # in the names that peft gives to what it adds: no weights of
 Prepare = Callable[[Case, training.Place], tuple[Any, str | None]]
 
 
-class Unsupported(Exception):
-    """The chip's software lacks something that the case needs; one line."""
-
-
 def run(case: Case, recorder: Recorder, prepare: Prepare) -> None:
     """A case from its first event to its last step; `prepare` gives the model on this rank's device and the SHA-256 of its weights."""
     here = training.place()
     recorder.event("environment", **device.facts(here.device))
     device.forget_peak(here.device)
     with _explained(case, recorder, here):
+        device.needs(case["dtype"])
         training.seeded(case)
         recorder.event("estimate", **memory.checked(case, here))
         model, weights_sha256 = prepare(case, here)
@@ -51,7 +48,7 @@ def _explained(case: Case, recorder: Recorder, here: training.Place) -> Iterator
     try:
         yield
     except NotImplementedError as error:
-        raise Unsupported(f"an operator is missing on this chip: {str(error).splitlines()[0]}") from error
+        raise device.Unsupported(f"an operator is missing on this chip: {str(error).splitlines()[0]}") from error
     except Exception as error:
         if not device.out_of_memory(error):
             raise

@@ -13,7 +13,7 @@ from . import device, models, training
 
 Case = dict[str, Any]
 ADVICE = "take a smaller micro_batch, checkpoint_activations, a higher zero_stage on more cards, or offload"
-WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}
+WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2, "float8": 2}
 KEPT_PER_LAYER = 10  # hidden-wide tensors that a layer keeps for the way back, beside three as wide as its feed-forward block
 
 

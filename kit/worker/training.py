@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from . import device
+from . import device, float8
 from .optimizer import AdamW, learning_rate
 
 Case = dict[str, Any]
@@ -96,6 +96,9 @@ def end() -> None:
 def build(case: Case, here: Place, model: Any) -> Engine:
     """The case's engine around a model on this rank's device."""
     model.recompute, model.loss_chunks = case["checkpoint_activations"], case["loss_chunks"]
+    if case["dtype"] == "float8":
+        float8.checked(here.device)
+        float8.convert(model.blocks)
     if case["compile"]:
         for block in model.blocks:  # one graph for all layers: minutes less to compile than one of the whole model
             block.compile(fullgraph=True)

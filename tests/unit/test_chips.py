@@ -235,3 +235,10 @@ def test_package_without_autoload_is_named_to_the_worker() -> None:
     assert lacking
     for name in lacking:
         assert chip.load(name).worker_environment()[chip.IMPORT] == chip.load(name).torch["package"]
+
+
+def test_the_worker_is_told_what_the_chip_lacks() -> None:
+    for name in chip.chips():
+        lacks = chip.load(name).section("supports").get("lacks", [])
+        assert chip.load(name).worker_environment().get(chip.LACKS) == (",".join(lacks) or None)
+    assert chip.load("ascend").worker_environment()[chip.LACKS] == "float64"

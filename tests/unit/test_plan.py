@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import tomllib
 from collections import Counter
 from typing import Any
@@ -171,3 +172,30 @@ def test_a_row_of_a_grid_that_is_too_short() -> None:
     case["grid"]["axes"][1]["values"][2] = [256]
     with pytest.raises(KitError, match="more or fewer values"):
         plan.resolve(source, "tests")
+
+
+def float8(source: dict[str, Any]) -> dict[str, Any]:
+    """The first case of the plan, trained with products in float8 by engine torch."""
+    case = source["case"][0]
+    case.update(dtype="float8", engine="torch", zero_stage=0, offload="none", model=case["model"] | {"ffn_size": 352})
+    return case
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"hidden_size": 40, "num_heads": 4, "num_kv_heads": 4}, r"products in float8 need sides that are multiples of 16; hidden_size has 40"),
+        ({"ffn_size": 120}, r"multiples of 16; ffn_size has 120"),
+        ({"sequence_length": 66}, r"multiples of 16; a micro-batch has"),
+    ],
+)  # fmt: skip
+def test_float8_takes_sides_that_are_multiples(smoke: dict[str, Any], change: dict[str, Any], said: str) -> None:
+    case = float8(smoke)
+    assert plan.resolve(smoke, "p.toml").cases[0]["dtype"] == "float8"
+    case["model"] = case["model"] | change
+    assert re.search(said, refusal(smoke))
+
+
+def test_float8_is_trained_whole_by_one_engine(smoke: dict[str, Any]) -> None:
+    float8(smoke)["engine"] = "deepspeed"
+    assert "torch" in refusal(smoke)

@@ -322,3 +322,22 @@ def test_the_software_table_names_the_code_bases_that_suites_follow(source: Sour
     assert rows["Bert-Pytorch"] == "codertimo/BERT-pytorch @ d10dc4f9d5a6f2ca74380f62039526eb7277c671"
     assert rows["InternLM"] == "0.2.0"  # installed
     assert table.notes == (words.load("zh").say("software.followed"),)
+
+
+def test_variants_stand_by_themselves_beside_the_same_work(source: Source) -> None:
+    document = json.loads(json.dumps(source.result))
+    rates = {name: {"value": value, "unit": "tokens/(s*card)", "formula": "F2"} for name, value in (("float8", 150), ("bfloat16", 100))}
+    fields = {"suite": "pretrain", "cards": 8, "model": {"id": "llama-7b"}, "global_batch": 64}
+    like = next(case for case in document["cases"] if case["suite"] == "pretrain")
+    for name in ("bfloat16", "float8"):
+        metrics = {"tgs": rates[name], "mfu": {"value": 0.25, "unit": "1", "formula": ""}}
+        document["cases"].append(like | {"id": name, "row": None, "fields": fields | {"id": name, "dtype": name, "micro_batch": len(name)}, "metrics": metrics})
+    document["cases"].append(like | {"id": "broken", "state": "failed", "row": None, "fields": fields | {"dtype": "float8"}, "metrics": {}})
+    assert "table-variants" not in Cells(html.render(body.page(source, words.load("en")))).tables
+    document["scoring"]["variants"] = ["float8", "broken"]
+    assert list(violations(document, "result", "schema", "result.json")) == []
+    for language in words.LANGUAGES:
+        found = Cells(html.render(body.page(replace(source, result=document), words.load(language)))).tables["table-variants"]
+        assert found[1] == ["float8", "llama-7b", "8", "float8", "150", "-", "100 (bfloat16)", "-", "0.25"]
+        assert found[2][:4] == ["broken", "llama-7b", "8", "float8"]
+        assert found[2][4].startswith("0 (")

@@ -22,7 +22,7 @@ def scoring(found: Scoring, number: Number) -> dict[str, Any]:
         "tables": [_table(table, number) for table in found.tables.values()],
         "unofficial": {name: _ratio(unofficial(found, name), number) for name in ("training", "finetuning", "inference")}
         | {"all": _ratio(unofficial(found), number)},
-    }
+    } | ({"variants": list(found.variants)} if found.variants else {})
 
 
 def _profile(profile: Profile) -> dict[str, Any]:

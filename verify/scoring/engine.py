@@ -26,12 +26,13 @@ class CaseScore:
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """Everything that one profile and one baseline say about a run."""
+    """Everything that one profile and one baseline say about a run; `variants` are cases that nothing scores."""
 
     profile: Profile
     baseline: Baseline | None
     tables: dict[str, TableResult]
     cases: dict[str, CaseScore]
+    variants: tuple[str, ...] = ()
 
     def part(self, section: str, part: str) -> tuple[str, Total] | None:
         """Id and total of the table that scores a part: the report's, else the cases outside its grid."""
@@ -44,9 +45,11 @@ class Scoring:
 def run(profile: Profile, baseline: Baseline | None, cases: list[Case]) -> Scoring:
     """Score every table in the profile's order, so that a table may build on those before it."""
     tables: dict[str, TableResult] = {}
+    plain = [case for case in cases if not profile.variant(case.fields)]
     for table in profile.tables:
-        tables[table.id] = _table(table, tables, cases, baseline)
-    return Scoring(profile, baseline, tables, _cases(profile, baseline, tables, cases))
+        tables[table.id] = _table(table, tables, plain, baseline)
+    unscored = {case.id: CaseScore(case.id, None, None, None, None) for case in cases if profile.variant(case.fields)}
+    return Scoring(profile, baseline, tables, _cases(profile, baseline, tables, plain) | unscored, tuple(unscored))
 
 
 def _table(table: Table, done: dict[str, TableResult], cases: list[Case], base: Baseline | None) -> TableResult:
