@@ -210,7 +210,12 @@ def _check_float8(case: Case, where: str) -> None:
         return
     model = case["model"]
     hidden, kv = model["hidden_size"], model["hidden_size"] // model["num_heads"] * model["num_kv_heads"]
-    sides = {"hidden_size": hidden, "ffn_size": model["ffn_size"], "key and value": kv, "a micro-batch": case["micro_batch"] * model["sequence_length"]}
+    sides = {
+        "hidden_size": hidden,
+        "ffn_size": model["ffn_size"],
+        "key and value": kv,
+        "a micro-batch": case["micro_batch"] * model["sequence_length"],
+    }
     for name, side in sides.items():
         if side % FLOAT8_MULTIPLE:
             raise KitError(

@@ -23,7 +23,13 @@ def table(source: Source, words: Words) -> Table | None:
     if not rows:
         return None
     plain = [Column(words.say(f"column.{name}")) for name in ("case", "model", "cards", "precision")]
-    numbers = [words.say("metric.tgs"), words.say("column.spread"), words.say("column.beside"), words.say("metric.loss_last"), words.say("column.mfu")]
+    numbers = [
+        words.say("metric.tgs"),
+        words.say("column.spread"),
+        words.say("column.beside"),
+        words.say("metric.loss_last"),
+        words.say("column.mfu"),
+    ]
     columns = (*plain, *(Column(name, number=True) for name in numbers))
     return Table("table-variants", words.say("text.variants_caption"), columns, rows)
 
@@ -31,9 +37,16 @@ def table(source: Source, words: Words) -> Table | None:
 def _row(case: Case, others: list[Case], words: Words) -> tuple[str, ...]:
     fields, metrics, missing = case["fields"], case["metrics"], words.say("missing")
     model = fields.get("model", {})
-    label = (case["id"], str(model.get("id") or model.get("architecture", missing)), str(fields.get("cards", missing)), str(fields.get("dtype", missing)))
+    label = (
+        case["id"],
+        str(model.get("id") or model.get("architecture", missing)),
+        str(fields.get("cards", missing)),
+        str(fields.get("dtype", missing)),
+    )
     if not metrics:
-        state = "NA" if case["state"] == "not_run" else f"0 ({words.name('reason', 'refused' if case['state'] == 'done' else case['state'])})"
+        state = (
+            "NA" if case["state"] == "not_run" else f"0 ({words.name('reason', 'refused' if case['state'] == 'done' else case['state'])})"
+        )
         return (*label, state, missing, missing, missing, missing)
     rate = metrics["tgs"]
     spread = f"{short(rate['least'])} ~ {short(rate['most'])}" if "least" in rate else missing

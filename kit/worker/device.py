@@ -91,7 +91,7 @@ class Unsupported(Exception):
 def needs(kind: str) -> None:
     """Unsupported where chip.toml says that the chip does not compute in this kind of number."""
     if kind in os.environ.get(LACKS, "").split(","):
-        raise Unsupported(f"the chip does not compute in {kind}: supports.lacks of its chip.toml names it; the case is left out on this chip")
+        raise Unsupported(f"the chip does not compute in {kind}: supports.lacks of its chip.toml names it; leave the case out on this chip")
 
 
 class OutOfMemory(Exception):

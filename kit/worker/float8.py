@@ -27,7 +27,7 @@ def quantised(x: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def product(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor], out: torch.dtype, *, fast: bool) -> Tensor:
-    """a [M, K] times b [N, K] turned; both lie row by row. `fast` lets a chip keep fewer bits of its partial sums."""
+    """Product of a [M, K] and b [N, K], turned; both lie row by row. `fast` lets a chip keep fewer bits of its partial sums."""
     return torch._scaled_mm(a[0], b[0].t(), scale_a=a[1], scale_b=b[1], out_dtype=out, use_fast_accum=fast)
 
 
@@ -36,7 +36,7 @@ class Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, weight_OD: Tensor) -> Tensor:  # noqa: N803
-        """x times the weight turned; x is kept in eight bits, half of what bfloat16 would take."""
+        """Product with the weight, turned; x is kept in eight bits, half of what bfloat16 would take."""
         x, weight = quantised(x_ND, FORWARD), quantised(weight_OD, FORWARD)
         ctx.save_for_backward(*x, weight_OD, weight[1])
         return product(x, weight, x_ND.dtype, fast=True)
@@ -85,5 +85,5 @@ def checked(here: torch.device) -> None:
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, NotImplementedError, AttributeError, TypeError) as error:
-        why = str(error).splitlines()[0]
-        raise Unsupported(f"no product in float8 on this chip: {why}; leave the case out, or let supports.lacks of chip.toml name float8") from error
+        advice = "leave the case out, or let supports.lacks of chip.toml name float8"
+        raise Unsupported(f"no product in float8 on this chip: {str(error).splitlines()[0]}; {advice}") from error
