@@ -1,6 +1,6 @@
 """Writes vectors of other kinds than a run: vectors/<kind>/good is a scene that holds, vectors/<kind>/bad what differs from it.
 
-Policies, a witness's copy, a lab's audit, archives. `vector.toml` gives the command line, to be run within the scene. Keys
+Policies, a witness's copy, a lab's audit, archives, and made-up durations, which are accepted and said. `vector.toml` gives the command line, to be run within the scene. Keys
 come from names, clocks and chance from counters, so that every byte comes out again (make_vectors.py writes them all).
 """
 
@@ -28,10 +28,20 @@ import zstandard
 from kit import record
 from kit.lab import issue, office, publish, rerun
 from kit.pack import pack
-from tests.adversarial import audits, builder, test_audit, test_chain, test_cosignatures, test_packed, test_policy, trust
+from tests.adversarial import (
+    audits,
+    builder,
+    test_audit,
+    test_chain,
+    test_cosignatures,
+    test_packed,
+    test_plausible_runs,
+    test_policy,
+    trust,
+)
 from tests.adversarial.make_vectors import FOLDER, GOOD, NAME, _step, differences, named
 
-KINDS = ("policy", "witness", "audit", "publication", "archive")
+KINDS = ("policy", "witness", "audit", "publication", "archive", "plausible")
 WITH_RUN = ("policy", "witness")  # a copy of the good run stands in these scenes
 AT = ("--at", "2026-06-01T00:00:00Z")
 LATER = ("--at", "2026-10-01T00:00:00Z")
@@ -46,12 +56,16 @@ ARGV = {
     "audit": ("audit", VENDOR, "audit", "--policy", FIRST, *LATER),
     "publication": ("publication", "result", "--policy", FIRST, "--status", "status.dsse.json", *LATER),
     "archive": (f"{NAME}.tar.zst", "--policy", "self"),
+    "plausible": (NAME, "--policy", "self"),
 }
 
 
 @dataclass(frozen=True)
 class Case:
-    """A bad scene: its row, the rule that refuses it, what is done; `before` are commands whose answer is 0 and that come first."""
+    """A bad scene: its row, the rule that refuses it, what is done; `before` are commands whose answer is 0 and that come first.
+
+    `accepted` says why it is not refused: the rule is a warning then, or empty where the unwitnessed window is what tells.
+    """
 
     kind: str
     row: int
@@ -61,6 +75,7 @@ class Case:
     argv: tuple[str, ...] = ()
     before: tuple[tuple[str, ...], ...] = ()
     exit_code: int = 1
+    accepted: str = ""
 
     @property
     def folder(self) -> str:
@@ -165,10 +180,18 @@ def _no_checkpoint_between(scene: Path) -> None:
     _other_run(_fewer)(scene)
 
 
+def _tail_rewritten(scene: Path) -> None:
+    """A witness saw the first checkpoint alone, and everything behind it is made anew."""
+    (scene / "seen.txt").write_bytes(test_cosignatures.cosigned(scene / NAME, slice(1)))
+    _other_run(lambda bench: bench.step(1).update(grad_norm=1.25))(scene)
+
+
 WITNESSED = (
     Case("witness", 26, "witness.fork", "history rewritten under way", _other_run(lambda bench: bench.step(1).update(grad_norm=1.25))),
     Case("witness", 29, "witness.rollback", "a shorter log", _no_checkpoint_between),
-)
+    Case("witness", 27, "", "the unwitnessed tail rewritten", _tail_rewritten, exit_code=0,
+         accepted="nobody saw what was there before: the result states a longer unwitnessed window"),
+)  # fmt: skip
 
 # --- audits ----------------------------------------------------------------------------------------------------------
 
@@ -311,8 +334,34 @@ ARCHIVES = (
       for name in ("a symbolic link", "a hard link", "a device", "an absolute path", "a path upwards", "a twin by case", "bytes after the end")),
     Case("archive", 36, "archive.ratio", "an archive that bursts", _packed(_bomb)),
 )  # fmt: skip
-CASES = (*POLICIES, *WITNESSED, *AUDITS, *PUBLICATIONS, *ARCHIVES)
-MAKERS: dict[str, Callable[[Path], Any]] = {"policy": _policy, "witness": _witness, "audit": _audit, "publication": _publication, "archive": _archive}
+
+# --- durations and telemetry that were made up -----------------------------------------------------------------------
+
+
+def _lied(lie: Callable[[builder.Bench], object]) -> Callable[[Path], Any]:
+    def act(scene: Path) -> None:
+        shutil.rmtree(scene / NAME)
+        test_plausible_runs.built(scene, lie)
+
+    return act
+
+
+ONLY_SAID = "a warning, which refuses nothing: an honest machine might do it"
+PLAUSIBLE = tuple(
+    Case("plausible", 35, rule, name, _lied(lie), exit_code=0, accepted=ONLY_SAID)
+    for rule, name, lie in (
+        ("plausible.repeated", "series copied within a case", test_plausible_runs.repeated),
+        ("plausible.scaled", "series of another case, multiplied", test_plausible_runs.multiplied(0.77, "plausible.scaled")),
+        ("plausible.lattice", "durations multiplied by 1.3", test_plausible_runs.multiplied(1.3, "plausible.lattice")),
+        ("plausible.smooth", "durations drawn without noise", test_plausible_runs.drawn),
+        ("plausible.idle", "durations told too short", test_plausible_runs.shrunk),
+        ("plausible.telemetry", "telemetry of an accelerator at rest", lambda bench: test_plausible_runs.spliced(bench, (0, 1))),
+    )
+)
+CASES = (*POLICIES, *WITNESSED, *AUDITS, *PUBLICATIONS, *ARCHIVES, *PLAUSIBLE)
+MAKERS: dict[str, Callable[[Path], Any]] = {
+    "policy": _policy, "witness": _witness, "audit": _audit, "publication": _publication, "archive": _archive, "plausible": test_plausible_runs.built,
+}  # fmt: skip
 
 
 def scene(kind: str, top: Path, folder: Path) -> Path:
@@ -366,6 +415,7 @@ def _toml(kind: str, case: Case | None, steps: list[dict[str, Any]]) -> str:
         lines.append(f"before = {json.dumps([list(argv) for argv in case.before])}")
     lines.append(f"argv = {json.dumps(list((case and case.argv) or ARGV[kind]))}")
     lines += ["exit = 0"] if case is None else [f"exit = {case.exit_code}", f'rule = "{case.rule}"']
+    lines += [f'accepted = "{case.accepted}"'] if case is not None and case.accepted else []
     for other in ("shell", "node"):
         lines += ["", f"[{other}]", 'result = "unread"', f'why = "{UNREAD}"']
     for step in steps:

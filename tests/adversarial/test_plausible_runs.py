@@ -191,8 +191,7 @@ def test_a_case_faster_than_the_run_itself(tmp_path: Path, monkeypatch: pytest.M
     assert ("plausible.own_rate", "warning") in rules
 
 
-@pytest.mark.parametrize(("factor", "rule"), [(0.77, "plausible.scaled"), (1.3, "plausible.lattice")])
-def test_series_of_another_case(factor: float, rule: str, tmp_path: Path) -> None:
+def multiplied(factor: float, rule: str) -> Callable[[Bench], None]:
     """A second case made of the first one's durations, or of another run's, times a factor."""
 
     def second(bench: Bench) -> None:
@@ -205,7 +204,12 @@ def test_series_of_another_case(factor: float, rule: str, tmp_path: Path) -> Non
         source = longer[1:] if rule == "plausible.scaled" else noise(10, requests, 8e6, tick_ns=40)
         bench.events[TEXT]["events-00000.jsonl"] = answers([round(value * factor) for value in source[:requests]])
 
-    verdict, rules = found(built(tmp_path, second))
+    return second
+
+
+@pytest.mark.parametrize(("factor", "rule"), [(0.77, "plausible.scaled"), (1.3, "plausible.lattice")])
+def test_series_of_another_case(factor: float, rule: str, tmp_path: Path) -> None:
+    verdict, rules = found(built(tmp_path, multiplied(factor, rule)))
     assert verdict == "verified", rules
     assert (rule, "warning") in rules
 
