@@ -38,6 +38,7 @@ INSIDE: dict[str, Any] = {
     "temporary": "/",
     "mounts": [],
     "code": [],
+    "libraries": [],
 }
 Case = dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""What workers said of themselves from inside, held against what was sealed: archive, variables, mounts, where code came from.
+"""What workers said of themselves from inside, held against what was sealed: archive, variables, mounts, code, libraries.
 
 It shows what was slipped into a container beside the worker (attack row 32). A worker that lies about itself is no longer the
 one that was sealed: only a re-run shows that.
@@ -10,15 +10,15 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
 
+from verify import libraries
 from verify.data import table, violations
 from verify.files import Evidence
 from verify.findings import Finding, Refused, Unchecked, error, warning
-from verify.patches import fits
+from verify.places import GONE, below, driver, within
 from verify.score import document
 
 Document = dict[str, Any]
 SETTINGS = "manifests/inside.toml"
-GONE = " (deleted)"
 
 
 @cache
@@ -35,14 +35,19 @@ def check(evidence: Evidence, plan: Document, states: Document, environment: Doc
     processes = {case["id"]: case["processes"] for case in plan["cases"]}
     for case in states["cases"]:
         counted = next((attempt["attempt"] for attempt in case["attempts"] if attempt["state"] == "done"), None)
+        ranks: list[tuple[str, Document]] = []
         for rank in range(processes.get(case["id"], 0) if counted else 0):
             path = f"cases/{case['id']}/attempt-{counted}/inside-rank{rank:04}.json"
             try:
-                yield from _rank(document(evidence, path, "inside"), rank, environment, path)
+                said = document(evidence, path, "inside")
             except Refused as bad:
                 yield bad.finding
                 if bad.finding.rule == "file.missing":
                     break
+                continue
+            yield from _rank(said, rank, environment, path)
+            ranks.append((path, said))
+        yield from libraries.check(ranks, environment)
 
 
 def _rank(said: Document, rank: int, environment: Document, where: str) -> Iterator[Finding]:
@@ -74,10 +79,9 @@ def mounts(found: Iterable[Document], grants: Document, where: str) -> Iterator[
     Where the chip's own runtime puts driver libraries into containers and chip.toml does not say which, a mount is a warning.
     """
     known = settings()
-    injected = grants.get("injected")
-    granted = [glob for path in grants.get("mounts", []) for glob in (path, f"{path}/**")]
-    expected = [*known["engine"]["mounts"], *known["worker"]["mounts"], *granted, *(injected or [])]
-    say = warning if injected is None and grants.get("way", "nodes") != "nodes" else error
+    granted, listed = driver(grants)
+    expected = [*known["engine"]["mounts"], *known["worker"]["mounts"], *granted]
+    say = error if listed else warning
     for mount in found:
         if not within(mount["path"], expected):
             yield say("inside.mounts", where, "mounts of engine, kit and chip.toml", f"{mount['kind']} on {mount['path']}")
@@ -99,13 +103,3 @@ def installed(said: Document, where: str) -> Iterator[Finding]:
     for path in said["code"]:
         if not within(path, system) and not any(below(path, root) for root in own):
             yield warning("inside.code", where, "code of environment, interpreter and system", path)
-
-
-def within(path: str, globs: Iterable[str]) -> bool:
-    """Whether any glob covers the path."""
-    return any(fits(path, glob) for glob in globs)
-
-
-def below(path: str, root: str) -> bool:
-    """Whether the path is below the folder."""
-    return path.startswith(root.rstrip("/") + "/")

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from kit.report import figures, pictures, variants
+from kit.report import figures, pictures, software, variants
 from kit.report.blocks import Block, Column, Heading, Items, Page, Table, Text
 from kit.report.markdown import blocks as markdown
 from kit.report.source import Source
@@ -19,8 +19,6 @@ SUMMARY = {
     "finetuning": (("function", ("function",)), ("performance", ("compute", "communication", "checkpoint")), ("stability", ("stability",))),
     "inference": (("text_generation", ("text_generation",)), ("text_to_image", ("text_to_image",))),
 }
-STACK = ("InternLM", "Bert-Pytorch", "Alpaca-Lora", "LLaMa", "Stable-Diffusion")
-MEASURED = ("torch", "deepspeed", "transformers", "diffusers", "peft", "lmdeploy", "accelerate", "numpy")  # what suites run on
 
 
 def page(source: Source, words: Words) -> Page:
@@ -106,7 +104,7 @@ def _environment(source: Source, words: Words) -> Iterator[Block]:
     yield heading(words, "hardware", 3)
     yield _hardware(source, words)
     yield heading(words, "software", 3)
-    yield _software(source, words)
+    yield from software.tables(source, words)
     yield heading(words, "method", 2)
     yield Text(words.say("text.method"))
 
@@ -124,7 +122,7 @@ def _hardware(source: Source, words: Words) -> Table:
         "os": host.get("os") and f"{host['os']}, {host.get('kernel', '')} {host.get('machine', '')}",
         "gcc": seen.get("compiler"),
         "python": host.get("python"),
-        "torch": _packages(source).get("torch"),
+        "torch": software.versions(source).get("torch"),
         "driver": ", ".join(_counted(card.get("driver", "") for card in cards)),
         "memory": memory and f"{memory / 2**30:.1f} GiB",
         "isolation": run.get("isolation") and words.name("isolation", run["isolation"]),
@@ -150,39 +148,6 @@ def _why_not(name: str, run: dict[str, Any], seen: dict[str, Any]) -> str:
 def _counted(names: Iterable[str]) -> list[str]:
     """Each name once, with how often it occurs where that is more than once."""
     return [f"{count} x {name}" if count > 1 else name for name, count in Counter(filter(None, names)).items()]
-
-
-def _packages(source: Source) -> dict[str, str]:
-    """Name -> version of what the interpreter held, where it was asked: a container's packages are those of its lock."""
-    found = (source.environment.get("packages") or {}).get("found", {})
-    return {name: str(package["version"]) for name, package in found.items()}
-
-
-def _software(source: Source, words: Words) -> Table:
-    """The report's five rows by the code bases that suites follow, further ones, then what the suites ran on."""
-    packages = _packages(source)
-    known = {reference["name"]: reference for reference in source.environment.get("references", ())}
-    named = dict.fromkeys([*STACK, *known])
-    stack = [(name, _followed(known.get(name), packages.get(name.lower()), words)) for name in named]
-    measured = [(name, packages[name]) for name in MEASURED if name in packages]
-    differs = (source.environment.get("packages") or {}).get("differs", [])
-    others = [(words.say("software.differs"), _differences(differs, words))] if differs else []
-    rows = tuple((str(index), name, version) for index, (name, version) in enumerate([*stack, *measured, *others], start=1))
-    columns = (Column(words.say("column.id"), number=True), Column(words.say("column.name")), Column(words.say("column.version")))
-    notes = (words.say("software.followed"),) if known else ()
-    return Table("table-software", words.bare("software"), columns, rows, notes=notes)
-
-
-def _followed(reference: dict[str, Any] | None, installed: str | None, words: Words) -> str:
-    """What is installed under this name, else the code base whose definition is followed."""
-    if installed or reference is None:
-        return installed or words.say("unknown")
-    return " ".join(filter(None, (reference["repository"], reference["version"], reference["commit"] and f"@ {reference['commit']}")))
-
-
-def _differences(differs: list[dict[str, Any]], words: Words) -> str:
-    """`name locked -> found` for each package that is not the lock's."""
-    return "; ".join(f"{item['name']} {item['locked']} -> {item['found'] or words.say('software.missing')}" for item in differs)
 
 
 def _tests(source: Source, words: Words) -> Iterator[Block]:

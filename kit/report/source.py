@@ -21,7 +21,8 @@ MAX_INTRODUCTION_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One result, its environment (empty where it does not lie beside it), the chip's introduction (Markdown), its audit, its pictures.
+    """One result, its environment (empty where it does not lie beside it), the chip's introduction (Markdown), its audit, its pictures,
+    and the libraries that first ranks mapped.
 
     The audit is what `python -m verify audit RUN AUDIT --json FILE` wrote; empty where none was given. A baseline pack of
     its own stands in a comparison as a column: then `pack` is set and the result holds nothing but its name.
@@ -33,6 +34,7 @@ class Source:
     audit: dict[str, Any] = field(default_factory=dict)
     pack: baseline.Baseline | None = None
     pictures: tuple[pictures.Kept, ...] = ()
+    libraries: tuple[dict[str, Any], ...] = ()
 
     @property
     def name(self) -> str:
@@ -59,7 +61,18 @@ def read(path: Path) -> Source:
     if found:
         check(found, "environment", str(environment))
     whole = path.is_dir() and document["verdict"] != "refused"
-    return Source(document, found, pictures=pictures.read(path, document) if whole else ())
+    kept = pictures.read(path, document) if whole else ()
+    return Source(document, found, pictures=kept, libraries=_libraries(environment.parent))
+
+
+def _libraries(evidence: Path) -> tuple[dict[str, Any], ...]:
+    """What the first rank of every attempt mapped, each path once; none where no run lies beside the result, or an earlier version's."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(evidence.glob("cases/*/attempt-*/inside-rank0000.json")):
+        document = _json(path, "inside")
+        check(document, "inside", str(path))
+        found |= {library["path"]: library for library in document.get("libraries", ())}
+    return tuple(found[path] for path in sorted(found))
 
 
 def with_papers(source: Source, introduction: Path | None, audit: Path | None) -> Source:

@@ -16,6 +16,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from . import libraries
+
 NAME = "inside-rank{:04}.json"
 CONTAINED = "/case"  # where every container has its case's folder; a path that no bare process is given
 VARIABLES = ("LD_", "PYTHON", "GLIBC_TUNABLES")
@@ -34,7 +36,8 @@ def write(folder: Path, rank: int) -> None:
 def look(rank: int, *, contained: bool) -> dict[str, Any]:
     """The document: manifests/schemas/inside.schema.json. Mounts are told of a container only: those of a host name its owner's disks."""
     home = "" if contained else os.environ.get("HOME", "")
-    code = {*mapped(_process("maps")), *modules()}
+    files = mapped(_process("maps"))
+    own = libraries.listed(files, hashed=os.environ.get("LOCAL_RANK", "0") == "0")
     return {
         "schemaVersion": 1,
         "rank": rank,
@@ -43,7 +46,8 @@ def look(rank: int, *, contained: bool) -> dict[str, Any]:
         "roots": sorted(told(path, home) for path in {sys.prefix, sys.base_prefix, sys.exec_prefix, *_caches()}),
         "temporary": told(tempfile.gettempdir(), home),
         "mounts": mounts(_process("mountinfo")) if contained else [],
-        "code": sorted(told(path, home) for path in code),
+        "code": sorted(told(path, home) for path in {*files, *modules()}),
+        "libraries": [library | {"path": told(library["path"], home)} for library in own],
     }
 
 

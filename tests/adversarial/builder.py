@@ -88,6 +88,12 @@ def inside(rank: int) -> dict[str, Any]:
     return {
         "schemaVersion": 1, "rank": rank, "worker": {"sha256": "1" * 64}, "variables": {"PYTHONUNBUFFERED": "1"}, "roots": ["/usr", "~/made"],
         "temporary": "/tmp", "mounts": [], "code": ["/usr/bin/python3.11", "/usr/lib/libc.so.6", "~/made/lib/python3.11/site-packages/"],
+        "libraries": [
+            {"path": "/usr/lib/libc.so.6", "size_bytes": 1922136, "sha256": None if rank else "7" * 64,
+             "package": {"kind": "debian", "name": "libc6", "version": "2.36-9"}, "recorded": None},
+            {"path": "~/made/lib/python3.11/site-packages/torch/lib/libtorch.so", "size_bytes": 4096, "sha256": None if rank else "8" * 64,
+             "package": {"kind": "python", "name": "torch", "version": "2.13.0"}, "recorded": "8" * 64},
+        ],
     }  # fmt: skip
 
 

@@ -102,6 +102,7 @@ VECTORS = (
     Vector(32, "inside.mounts", "packages mounted over those of the image", BOTH),
     Vector(32, "inside.worker", "another worker than the sealed one", BOTH),
     Vector(32, "inside.code", "a library in the folder of the case", BOTH),
+    Vector(32, "inside.libraries", "a library of no package in the image", BOTH),
     Vector(33, "pretrain.cards", "two ranks on one card", BOTH),
     Vector(34, "specifications.product", "TF32 for FP32", BOTH),
     Vector(37, "file.size", "an envelope of 33 MiB"),

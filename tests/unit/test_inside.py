@@ -17,7 +17,7 @@ from kit.worker import inside as worker
 from tests.adversarial import builder
 from tests.adversarial.slipped import CODE, MOUNTS, PACKAGES, contained
 from tests.unit.test_chips import ROOT
-from verify import inside, replay
+from verify import inside, places, replay
 from verify.data import violations
 from verify.findings import Finding
 
@@ -138,8 +138,8 @@ def test_mounts_of_chips(grants: dict[str, Any], path: str, expected: list[str])
 def test_what_a_vendors_runtime_injects_is_written_in_its_chip(name: str) -> None:
     """The names that libnvidia-container mounts; nothing of a package is among them."""
     injected = chip.load("nvidia").container["injected"]
-    assert inside.within(f"/usr/lib/x86_64-linux-gnu/{name}", injected)
-    assert not inside.within(f"{PACKAGES}/nvidia/cublas/lib/libcublas.so.13", injected)
+    assert places.within(f"/usr/lib/x86_64-linux-gnu/{name}", injected)
+    assert not places.within(f"{PACKAGES}/nvidia/cublas/lib/libcublas.so.13", injected)
 
 
 def test_a_granted_variable_is_no_finding() -> None:
@@ -182,9 +182,9 @@ def test_code_of_a_container() -> None:
 
 
 def test_what_is_below_a_folder() -> None:
-    assert inside.below("/x", "/")
-    assert inside.below("/a/b", "/a/")
-    assert not inside.below("/ab", "/a")
+    assert places.below("/x", "/")
+    assert places.below("/a/b", "/a/")
+    assert not places.below("/ab", "/a")
 
 
 def test_this_process_can_tell() -> None:

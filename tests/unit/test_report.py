@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
@@ -21,8 +22,10 @@ from kit.report import body, charts, html, pdf, tables, words
 from kit.report import docx as word
 from kit.report.blocks import Figure, Heading, Table
 from kit.report.markdown import blocks as markdown
-from kit.report.source import Source
+from kit.report.source import Source, read
 from tests import hostile, reported, synthetic
+from tests.adversarial import builder
+from tests.adversarial.slipped import LIBRARIES
 from tests.reported import ENVIRONMENT, INTRODUCTION, NEEDS_FONT, Cells
 from verify.data import violations
 from verify.metrics import Series
@@ -312,6 +315,29 @@ def test_what_the_machine_held_fills_the_hardware_and_software_tables(source: So
     assert (software["InternLM"], software["torch"]) == ("0.2.0", "2.11.0")
     assert software["Other than the lock"] == "torch 2.13.0 -> 2.11.0; peft 0.21.2 -> missing"
     assert software["LLaMa"] == "not recorded"
+
+
+def test_mapped_libraries_stand_by_their_packages_and_fill_the_software_table(source: Source) -> None:
+    odd = {"path": "/opt/odd/libodd.so", "size_bytes": 5_000_000, "sha256": None, "package": None, "recorded": None}
+    mapped = replace(source, environment=ENVIRONMENT | {"packages": None}, libraries=(*LIBRARIES, odd))
+    found = {block.anchor: block for block in body.page(mapped, words.load("en")).blocks if isinstance(block, Table)}
+    rows = found["table-libraries"].rows
+    assert [row[:4] for row in rows] == [
+        ("/opt/odd", "-", "1", "5.0"),
+        ("Debian packages", "-", "1", "1.9"),
+        ("torch", "2.13.0", "1", "0.0"),
+        ("/tmp/torchinductor_worker", "-", "1", "0.0"),
+    ]
+    line = f"{'8' * 64}  {LIBRARIES[1]['path']}\n"
+    assert [row[4] for row in rows][::2] == ["-", hashlib.sha256(line.encode()).hexdigest()[:16]]
+    assert ("torch", "2.13.0") in {row[1:] for row in found["table-software"].rows}
+    assert "2.13.0" in {row[2] for row in found["table-hardware"].rows}
+    assert "table-libraries" not in {block.anchor for block in body.page(source, words.load("en")).blocks if isinstance(block, Table)}
+
+
+def test_libraries_are_read_beside_a_result(tmp_path: Path) -> None:
+    found = read(builder.build(tmp_path)).libraries
+    assert [library["path"] for library in found] == ["/usr/lib/libc.so.6", "~/made/lib/python3.11/site-packages/torch/lib/libtorch.so"]
 
 
 def test_the_software_table_names_the_code_bases_that_suites_follow(source: Source) -> None:
