@@ -10,12 +10,12 @@ import hmac
 import secrets
 import shutil
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit import __version__, archive, engine, environment, host, keys
+from kit import __version__, archive, engine, environment, host, keys, links
 from kit.chip import Chip
 from kit.errors import KitError
 from kit.files import sha256_file, write_atomic
@@ -95,16 +95,17 @@ def references() -> list[dict[str, Any]]:
 def take(product: Chip, mounts: Iterable[str], hide: Veil, root: Path = Path("/")) -> dict[str, Any]:
     """Everything of environment.json's `inventory`."""
     accelerators, findings = _accelerators(product, hide, root)
+    network, unread = _network(root, hide)
     return {
         "processor": processor(root),
         "pci": _pci(root),
-        "network": _network(root),
+        "network": network,
         "accelerators": accelerators,
         "libraries": {path: digest for mount in mounts for path, digest in _libraries(root, mount)},
         "compiler": _first_line(["gcc", "--version"]),
         "engine": _engine(),
         "anonymous": hide.salt is not None,
-        "findings": findings,
+        "findings": [*findings, *unread],
     }
 
 
@@ -136,17 +137,36 @@ def _pci(root: Path) -> list[dict[str, str | None]]:
     ]
 
 
-def _network(root: Path) -> dict[str, Any]:
-    """Interfaces with speed in Mbit/s, and the ports of remote-memory adapters with their rate."""
+def _network(root: Path, hide: Veil) -> tuple[dict[str, Any], list[str]]:
+    """Interfaces with speed in Mbit/s, ports of remote-memory adapters with their rate, and what ethtool and ibstat say of them."""
+    found = sorted(path for path in (root / "sys/class/net").glob("*") if path.name != "lo")
+    interfaces: dict[str, dict[str, Any]] = {path.name: {"speed_mbit_s": _read(path / "speed")} for path in found}
     ports = sorted((root / "sys/class/infiniband").glob("*/ports/*"))
-    return {
-        "interfaces": {
-            path.name: {"speed_mbit_s": _read(path / "speed")} for path in sorted((root / "sys/class/net").glob("*")) if path.name != "lo"
-        },
-        "fabric": {
-            f"{path.parent.parent.name}/{path.name}": {name: _read(path / name) for name in ("state", "rate")} for path in ports
-        },
+    fabric: dict[str, dict[str, Any]] = {
+        f"{path.parent.parent.name}/{path.name}": {name: _read(path / name) for name in ("state", "rate")} for path in ports
     }
+    findings = []
+    for name in (path.name for path in found if (path / "device").exists()):
+        said, raw, fault = _said(["ethtool", name], links.cable, hide)
+        interfaces[name] |= {**(said or {}), **raw}
+        findings += fault
+    if ports:
+        said, raw, fault = _said(["ibstat"], links.fabric, hide)
+        for port, facts in (said or {}).items():
+            fabric[port] = {**facts, **{name: value for name, value in fabric.get(port, {}).items() if value is not None}}
+        findings += fault
+        fabric |= {"ibstat": raw} if raw else {}
+    return {"interfaces": interfaces, "fabric": fabric}, findings
+
+
+def _said(argv: list[str], read: Callable[[str], Any], hide: Veil) -> tuple[Any, dict[str, str], list[str]]:
+    """What a tool says, read; its own words where it cannot be read; and a finding for either fault."""
+    answer = host.ask(argv)
+    said = read(answer.text) if answer.text else None
+    if said is not None:
+        return said, {}, []
+    fault = answer.fault or "unknown text"
+    return None, {"raw": hide.text(answer.text)} if answer.text else {}, [f"{' '.join(argv)}: {fault}"]
 
 
 def _accelerators(product: Chip, hide: Veil, root: Path) -> tuple[dict[str, Any], list[str]]:
@@ -168,9 +188,11 @@ def _accelerators(product: Chip, hide: Veil, root: Path) -> tuple[dict[str, Any]
     made["raw"] = None if cards or not answer.text else hide.text(answer.text)
     findings = [f"{' '.join(how['query'])}: {fault}"] if fault else []
     if "topology" in how:
-        links = host.ask(how["topology"])
-        made["topology"] = hide.text(links.text) if links.text else None
-        findings += [f"{' '.join(how['topology'])}: {links.fault}"] if links.fault else []
+        said = host.ask(how["topology"])
+        made["topology"] = hide.text(said.text) if said.text else None
+        made["links"] = links.matrix(said.text) if said.text else None
+        fault = said.fault or (None if made["links"] is not None else "unknown table")
+        findings += [f"{' '.join(how['topology'])}: {fault}"] if fault else []
     return made, findings
 
 

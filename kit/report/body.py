@@ -117,8 +117,8 @@ def _hardware(source: Source, words: Words) -> Table:
     found = {
         "chip": ", ".join([str(run.get("chip")), *_counted(card.get("name", "") for card in cards)]),
         "cpu": host.get("cpu_model") and f"{host['cpu_model']} x {host.get('cpu_count', '?')}",
-        "intra": (seen.get("accelerators") or {}).get("topology"),
-        "inter": ", ".join(sorted((seen.get("network") or {}).get("fabric") or {})),
+        "intra": _intra(seen.get("accelerators") or {}),
+        "inter": "; ".join(_inter((seen.get("network") or {}).get("fabric") or {})),
         "os": host.get("os") and f"{host['os']}, {host.get('kernel', '')} {host.get('machine', '')}",
         "gcc": seen.get("compiler"),
         "python": host.get("python"),
@@ -136,6 +136,18 @@ def _hardware(source: Source, words: Words) -> Table:
     )
     columns = (Column(words.say("column.id"), number=True), Column(words.say("column.item")), Column(words.say("column.info")))
     return Table("table-hardware", words.bare("hardware"), columns, rows)
+
+
+def _intra(accelerators: dict[str, Any]) -> str | None:
+    """Links between cards by their kind; the tool's own words where its table is not known."""
+    return ", ".join(_counted(sorted((accelerators.get("links") or {}).values()))) or accelerators.get("topology")
+
+
+def _inter(fabric: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Each port with what is known of it."""
+    for port, facts in sorted(fabric.items()):
+        known = [str(facts[name]) for name in ("type", "link_layer", "rate", "state") if facts.get(name)]
+        yield f"{port}: {', '.join(known)}" if known else port
 
 
 def _why_not(name: str, run: dict[str, Any], seen: dict[str, Any]) -> str:

