@@ -19,6 +19,7 @@ from tests.adversarial.slipped import CODE, MOUNTS, PACKAGES, contained
 from tests.unit.test_chips import ROOT
 from verify import inside, places, replay
 from verify.data import violations
+from verify.files import Evidence
 from verify.findings import Finding
 
 MOUNTINFO = """117 88 0:41 / / ro,relatime master:7 - overlay overlay rw,lowerdir=/x
@@ -185,6 +186,30 @@ def test_what_is_below_a_folder() -> None:
     assert places.below("/x", "/")
     assert places.below("/a/b", "/a/")
     assert not places.below("/ab", "/a")
+
+
+def test_each_isolation_has_its_rules() -> None:
+    """A granted mount is none of a finding; code from elsewhere is told of an environment alone; mounts of a container alone."""
+    said = builder.inside(0) | {"worker": {"sha256": archive.planned().sha256}, "code": ["/srv/x.so"]}
+    said["mounts"] = [{"path": "/opt/hyhal", "kind": "ext4"}]
+    granted: dict[str, Any] = {"mounts": ["/opt/hyhal"], "way": "nodes"}
+    found = {kind: [(f.rule, f.severity, f.where) for f in judged(said, kind, granted)] for kind in ("none", "environment", "container")}
+    assert found == {"none": [], "environment": [("inside.code", "warning", "here")], "container": []}
+    assert [(f.rule, f.where) for f in judged(said, "container", {})] == [("inside.mounts", "here")]
+    [finding] = judged(said | {"variables": {"LD_PRELOAD": "/x"}}, "none")
+    assert (finding.rule, finding.where) == ("inside.variables", "here: LD_PRELOAD")
+
+
+def test_ranks_that_say_nothing_are_told_once(tmp_path: Path) -> None:
+    evidence, plan = Evidence(tmp_path), {"cases": [{"id": "x", "processes": 3}]}
+    states = {"cases": [{"id": "x", "attempts": [{"attempt": 1, "state": "done"}]}]}
+    [finding] = inside.check(evidence, plan, states, {})
+    assert (finding.rule, finding.where) == ("file.missing", "cases/x/attempt-1/inside-rank0000.json")
+    folder = tmp_path / "cases/x/attempt-1"
+    folder.mkdir(parents=True)
+    for rank in range(3):
+        (folder / f"inside-rank{rank:04}.json").write_bytes(b"[]")
+    assert [finding.rule for finding in inside.check(evidence, plan, states, {})] == ["inside.schema"] * 3
 
 
 def test_this_process_can_tell() -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.adversarial import builder
-from verify import data, envelope, notes, tree
+from verify import data, envelope, findings, notes, tree
 from verify.findings import ELSEWHERE, Finding, Refused, capped, error, show, warning
 from verify.merkle import Frontier, root_of
 from verify.replay import replay
@@ -164,6 +164,22 @@ def test_every_reference_of_every_schema_is_known_from_the_start() -> None:
     for path in folder.rglob("*.schema.json"):
         name = path.relative_to(folder).as_posix().removesuffix(".schema.json")
         known = set(data._validator(name)._registry)
-        for reference in data._references(data._resource(f"{data.SCHEMA_ID}{name}.schema.json").contents):
+        references = list(data._references(data._resource(f"{data.SCHEMA_ID}{name}.schema.json").contents))
+        assert len(references) == path.read_text(encoding="utf-8").count('"$ref":')
+        for reference in references:
             assert data._target(f"{data.SCHEMA_ID}{name}.schema.json", reference) in known
     assert data._target(f"{data.SCHEMA_ID}a/b.schema.json", "../c.schema.json#/x") == f"{data.SCHEMA_ID}c.schema.json"
+    assert data._target(f"{data.SCHEMA_ID}a/b.schema.json", "c.schema.json") == f"{data.SCHEMA_ID}a/c.schema.json"
+    assert data._target(f"{data.SCHEMA_ID}a/b.schema.json", "#/x") == f"{data.SCHEMA_ID}a/b.schema.json"
+
+
+@pytest.mark.parametrize("severity", ["error", "warning", "notice"])
+def test_a_finding_says_where_what_was_expected_and_what_was_found(severity: str) -> None:
+    finding = getattr(findings, severity)("a.b", "here\x1b", 1, None)
+    assert finding.to_dict() == {"rule": "a.b", "severity": severity, "where": "here\\x1b", "expected": "1", "found": "None"}
+    assert str(finding.refusal()) == str(finding) == "a.b (here\\x1b): expected 1, found None"
+
+
+def test_what_could_not_be_checked_is_one_line() -> None:
+    assert str(findings.Unchecked("no run", where="x", why="gone", next_step="look")) == "no run (x): gone; look"
+    assert str(findings.Unchecked("no\nrun")) == "no\\nrun"
