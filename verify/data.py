@@ -34,11 +34,15 @@ def root() -> Path:
 
 @cache
 def _resource(uri: str) -> Resource[Any]:
-    """The schema of this $id, which is its path; read when another schema asks for it."""
-    from referencing import Resource
+    """The schema of this $id, which is its path; read when another schema asks for it.
+
+    Without its $schema: by that, the library would go on with its own validator, not with ours, wherever a reference leads here.
+    """
+    from referencing.jsonschema import DRAFT202012
 
     path = root() / SCHEMAS / uri.removeprefix(SCHEMA_ID)
-    return Resource.from_contents(loads(path.read_bytes(), str(path)))
+    contents = loads(path.read_bytes(), str(path))
+    return DRAFT202012.create_resource({name: value for name, value in contents.items() if name != "$schema"})
 
 
 @cache

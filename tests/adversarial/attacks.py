@@ -385,6 +385,7 @@ add("cases.schema", "tampered", "an unknown state", cases_json(lambda d: d["case
 add("environment.schema", "sealed", "a field too many", lambda b: b.environment.update(extra=1))
 add("resolved_plan.schema", "tampered", "no version", plan_bytes(lambda d: d.replace(b'"schemaVersion":1,', b"", 1)), *PLAN)
 add("plan.case", "sealed", "a case that breaks its schema", lambda b: b.plan.document["cases"][0].update(measured_steps=0))
+add("plan.case", "sealed", "a count with a fraction behind a reference", lambda b: b.plan.document["cases"][1].update(model=b.plan.document["cases"][1]["model"] | {"vocab_size": 256.0}))
 add("plan.case", "sealed", "a case in another section", lambda b: b.plan.document["cases"][0].update(section="inference"))
 add("plan.suite", "sealed", "a suite that nobody knows", lambda b: b.plan.document["cases"][0].update(suite="unknown"))
 add(

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -171,6 +172,31 @@ def test_every_reference_of_every_schema_is_known_from_the_start() -> None:
     assert data._target(f"{data.SCHEMA_ID}a/b.schema.json", "../c.schema.json#/x") == f"{data.SCHEMA_ID}c.schema.json"
     assert data._target(f"{data.SCHEMA_ID}a/b.schema.json", "c.schema.json") == f"{data.SCHEMA_ID}a/c.schema.json"
     assert data._target(f"{data.SCHEMA_ID}a/b.schema.json", "#/x") == f"{data.SCHEMA_ID}a/b.schema.json"
+
+
+def test_an_integer_behind_a_reference_is_written_as_one() -> None:
+    """Found by damage: the library went on with its own validator in the schema of a model."""
+    [case] = [case for case in builder.source()["case"] if case["suite"] == "text_generation"]
+    case |= {"section": "inference"}
+    assert data.violations(case, "cases/text_generation", "r", "x") == []
+    case["model"]["vocab_size"] = 256.0
+    assert [finding.where for finding in data.violations(case, "cases/text_generation", "r", "x")] == ["x $.model.vocab_size"]
+
+
+def _followed(validator: Any, schema: Any) -> Iterator[Any]:
+    """The validators with which references of a schema are followed, as the library makes them."""
+    for reference in data._references(schema):
+        yield validator.evolve(schema=validator._resolver.lookup(reference).contents)
+
+
+def test_every_reference_of_every_schema_is_followed_with_our_own_validator() -> None:
+    folder, followed = data.root() / data.SCHEMAS, 0
+    for path in folder.rglob("*.schema.json"):
+        validator = data._validator(path.relative_to(folder).as_posix().removesuffix(".schema.json"))
+        for other in _followed(validator, validator.schema):
+            assert not other.is_type(1.0, "integer"), path
+            followed += 1
+    assert followed > 20
 
 
 @pytest.mark.parametrize("severity", ["error", "warning", "notice"])
