@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit import curves, models
+from kit import curves, layout, models
 from kit.errors import KitError
 from kit.schema import check, closest
 from verify import metrics
@@ -25,7 +25,6 @@ from verify.data import root, suites_own
 from verify.strict import canonical
 
 SECTIONS = ("specifications", "training", "finetuning", "inference")
-FLOAT8_MULTIPLE = 16
 SHARED_SECTION = "specifications"  # runs with whichever section is asked for first: verify takes its numbers as ceilings
 Case = dict[str, Any]
 
@@ -111,7 +110,9 @@ def resolve(source: dict[str, Any], where: str) -> Plan:
     cases = [case for raw in source["case"] for case in _expand(raw, where)]
     for case in cases:
         check(suites_own(case), f"cases/{case['suite']}", f"{where}: case {case['id']}")
-        _check_layout(case, where)
+        _check_steps(case, where)
+        layout.check(case, f"{where}: case {case['id']}")
+        _check_operation(case, where)
     _check_unique([str(case["id"]) for case in cases], where)
     document = {"allowed_patches": []} | {key: value for key, value in source.items() if key != "case"} | {"cases": cases}
     return Plan(document)
@@ -177,52 +178,14 @@ def _check_unique(ids: list[str], where: str) -> None:
         seen.add(name.lower())
 
 
-def _check_layout(case: Case, where: str) -> None:
-    """A global batch must be made exactly by micro batches over the ranks; latents can be sampled only at steps that there are."""
+def _check_steps(case: Case, where: str) -> None:
+    """Latents can be sampled only at steps that there are."""
     if max(case.get("latents_at", [0])) > case.get("steps", 0):
         raise KitError(
             f"latents_at names a step beyond the case's {case['steps']} steps",
             where=f"{where}: case {case['id']}",
             next_step="name steps from 1 to steps",
         )
-    if type(case["nodes"]) is not int or case["nodes"] < 1 or case["processes"] % case["nodes"]:
-        raise KitError(
-            f"{case['processes']} processes do not spread evenly over nodes = {case['nodes']}",
-            where=f"{where}: case {case['id']}",
-            next_step="processes are those of all nodes together: make them a multiple of nodes",
-        )
-    _check_operation(case, where)
-    if "global_batch" not in case:
-        return
-    unit = case["micro_batch"] * (case["cards"] if case["suite"] == "stability" else case["processes"])
-    if case["global_batch"] % unit:
-        raise KitError(
-            f"global_batch {case['global_batch']} is not a multiple of micro_batch x processes = {unit}",
-            where=f"{where}: case {case['id']}",
-            next_step="change micro_batch or processes; the global batch is fixed by the plan",
-        )
-    _check_float8(case, where)
-
-
-def _check_float8(case: Case, where: str) -> None:
-    """Products in eight bits take sides that are multiples of 16, rows of a micro-batch among them."""
-    if case.get("dtype") != "float8":
-        return
-    model = case["model"]
-    hidden, kv = model["hidden_size"], model["hidden_size"] // model["num_heads"] * model["num_kv_heads"]
-    sides = {
-        "hidden_size": hidden,
-        "ffn_size": model["ffn_size"],
-        "key and value": kv,
-        "a micro-batch": case["micro_batch"] * model["sequence_length"],
-    }
-    for name, side in sides.items():
-        if side % FLOAT8_MULTIPLE:
-            raise KitError(
-                f"products in float8 need sides that are multiples of {FLOAT8_MULTIPLE}; {name} has {side}",
-                where=f"{where}: case {case['id']}",
-                next_step="change the model or micro_batch, or take another dtype",
-            )
 
 
 def _check_operation(case: Case, where: str) -> None:

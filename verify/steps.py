@@ -13,6 +13,7 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any, cast
 
+from verify import teams
 from verify.events import Environment, Event, Memory, Model, exact
 from verify.findings import Finding, Refused, error
 from verify.metrics import Blocks, Case, total
@@ -27,9 +28,10 @@ RULES = {
     "cards": "one rank for each card, as formula F2 divides by cards",
     "facts": "each rank records its environment, its model (seed and dtype of the case) and its data, the same on every rank",
     "model": "the model has as many parameters as the case's file of it says",
+    "layout": "ranks of one team (tensor_parallel of them) have the same tokens and the same loss, and the team divides ranks and layers",
     "steps": "steps 0, 1, 2, ... with the case's warm-up, then its measured steps",
     "time": "a step begins after the one before ended, and takes time",
-    "tokens": "tokens of all ranks in a step = global_batch * sequence_length, and no more real ones than nominal ones",
+    "tokens": "tokens of the ranks in a step, a team's once, = global_batch * sequence_length, and no more real ones than nominal ones",
     "loss": "a loss is not negative, and loss_dp_mean is the mean over ranks",
     "evaluation": "held-out loss after every so many steps and at the end, as the case asks, on each rank; its mean is the ranks' mean",
 }
@@ -72,6 +74,7 @@ class Rank:
     began_ns: int = 0
     digest: Any = field(default_factory=hashlib.sha256)
     tokens: tuple[int, int] = (0, 0)
+    member: teams.Member = field(default_factory=teams.Member)
     kinds: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
@@ -80,7 +83,8 @@ class Rank:
 class Steps:
     """Every step over all ranks, as columns; `changes` has how tokens and real tokens change at a step.
 
-    `loss_dp_mean` is the first rank's, `apart` how much the other ranks' are from it in sum, where they are.
+    `loss_dp_mean` is the first rank's, `apart` how much the other ranks' are from it in sum, where they are; `team` ranks have the
+    same tokens.
     """
 
     slowest_ns: array[int] = field(default_factory=lambda: array("q"))
@@ -88,13 +92,14 @@ class Steps:
     loss_dp_mean: array[float] = field(default_factory=lambda: array("d"))
     apart: dict[int, Fraction] = field(default_factory=dict)
     changes: dict[int, tuple[int, int]] = field(default_factory=dict)
+    team: int = 1
 
     def stretches(self) -> Iterator[tuple[int, int, int, int]]:
-        """(first step, step after the last, tokens, real tokens of one step) over all ranks, in order."""
+        """(first step, step after the last, tokens, real tokens of one step) over all ranks, those of a team once, in order."""
         tokens = real = 0
         for begin, end in pairwise(sorted(self.changes)):
             tokens, real = tokens + self.changes[begin][0], real + self.changes[begin][1]
-            yield begin, end, tokens, real
+            yield begin, end, tokens // self.team, real // self.team
 
 
 @dataclass(slots=True)
@@ -174,7 +179,7 @@ def _check_step(case: Case, step: Step, number: int, ended_ns: int, where: str) 
 
 def measure(case: Case, blocks: Blocks) -> Measured:
     """Add up every rank's steps; memory grows with steps, 24 bytes each, not with ranks."""
-    measured = Measured()
+    measured = Measured(Steps(team=teams.size(case)))
     planned = case["warmup_steps"] + case["measured_steps"]
     for number, part in blocks:
         rank = measured.ranks.setdefault(number, Rank())
@@ -185,6 +190,8 @@ def measure(case: Case, blocks: Blocks) -> Measured:
             _joint(case, rank, part, planned, where)
             _stretches(measured.steps, rank, part)
             _add(measured.steps, part)
+            if measured.steps.team > 1:
+                rank.member.lost(part.loss)
             rank.began_ns = rank.began_ns or part.begin_ns
             if part.first == 0:
                 measured.first_step_ns = max(measured.first_step_ns, part.begin_ns + part.duration_ns[0])
@@ -238,7 +245,9 @@ def _joint(case: Case, rank: Rank, part: Part, planned: int, where: str) -> None
 
 def _stretches(steps: Steps, rank: Rank, part: Part) -> None:
     for step, tokens, real_tokens in part.stretches:
-        _change(steps, step, tokens - rank.tokens[0], real_tokens - rank.tokens[1])
+        if (tokens, real_tokens) != rank.tokens:
+            _change(steps, step, tokens - rank.tokens[0], real_tokens - rank.tokens[1])
+            rank.member.changes(step, tokens, real_tokens)
         rank.tokens = tokens, real_tokens
 
 
@@ -295,6 +304,7 @@ def rules(case: Case, measured: Measured) -> Iterator[Finding]:
         )
     if len(measured.facts) > 1:
         yield error(_rule(case, "facts"), case["id"], "the same data on every rank", sorted(map(str, measured.facts)))
+    yield from teams.differing(case, {number: rank.member for number, rank in measured.ranks.items()})
     yield from _check_tokens(case, measured.steps)
     yield from _check_losses(case, measured)
     yield from _check_evaluations(case, measured, planned)

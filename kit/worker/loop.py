@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from . import data, device, memory, training
+from .models.tensor import whole_size
 from .record import Recorder
 
 Case = dict[str, Any]
@@ -21,7 +22,7 @@ Prepare = Callable[[Case, training.Place], tuple[Any, str | None]]
 
 def run(case: Case, recorder: Recorder, prepare: Prepare) -> None:
     """A case from its first event to its last step; `prepare` gives the model on this rank's device and the SHA-256 of its weights."""
-    here = training.place()
+    here = training.place(case.get("tensor_parallel", 1))
     recorder.event("environment", **device.facts(here.device))
     device.forget_peak(here.device)
     with _explained(case, recorder, here):
@@ -30,7 +31,7 @@ def run(case: Case, recorder: Recorder, prepare: Prepare) -> None:
         recorder.event("estimate", **memory.checked(case, here))
         model, weights_sha256 = prepare(case, here)
         kind = "random" if weights_sha256 is None else "file"
-        numel = sum(parameter.numel() for name, parameter in model.named_parameters() if ADAPTER not in name)
+        numel = sum(whole_size(parameter) for name, parameter in model.named_parameters() if ADAPTER not in name)
         recorder.event("model", parameters=numel, weights=kind, weights_sha256=weights_sha256, seed=case["seed"], dtype=case["dtype"])
         engine = training.build(case, here, model)
         source = data.source(case)
@@ -60,7 +61,7 @@ def _explained(case: Case, recorder: Recorder, here: training.Place) -> Iterator
 
 def train(case: Case, recorder: Recorder, here: training.Place, engine: training.Engine, source: data.Source) -> None:
     """All steps of the case; the collector of Python's garbage waits while steps are measured, as it would stop one of them."""
-    share = data.Share(here.rank, here.world_size, case["global_batch"], case["micro_batch"])
+    share = data.Share(here.data_rank, here.data_ranks, case["global_batch"], case["micro_batch"])
     engine.module.train()
     try:
         with training.attention(case):

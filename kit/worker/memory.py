@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from . import device, models, training
+from .models.tensor import Team
 
 Case = dict[str, Any]
-ADVICE = "take a smaller micro_batch, checkpoint_activations, a higher zero_stage on more cards, or offload"
+ADVICE = "take a smaller micro_batch, checkpoint_activations, a higher zero_stage on more cards, tensor_parallel, or offload"
 WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2, "float8": 2}
-KEPT_PER_LAYER = 10  # hidden-wide tensors that a layer keeps for the way back, beside three as wide as its feed-forward block
+WHOLE_PER_LAYER, SPLIT_PER_LAYER = 4, 6  # hidden-wide tensors that a layer keeps, beside three as wide as its feed-forward block
 
 
 class TooLarge(Exception):
@@ -25,13 +26,16 @@ def asked(case: Case) -> str:
     """The case's model and layout in words."""
     model = case["model"]
     name = model.get("id") or f"{model['architecture']} of width {model['hidden_size']} and {model['num_layers']} layers"
-    return f"{name}, micro_batch {case['micro_batch']}, ZeRO {case['zero_stage']} on {case['processes']} cards, offload {case['offload']}"
+    team = f"tensor_parallel {case['tensor_parallel']}, " if case.get("tensor_parallel", 1) > 1 else ""
+    layout = f"{team}ZeRO {case['zero_stage']} on {case['processes']} cards, offload {case['offload']}"
+    return f"{name}, micro_batch {case['micro_batch']}, {layout}"
 
 
 def parameters(case: Case) -> tuple[int, int]:
-    """(all parameters, those that are trained) of the case's model, counted without building it."""
+    """(all parameters, those that are trained) of the case's model on one rank, counted without building it."""
+    ranks = case.get("tensor_parallel", 1)
     with torch.device("meta"):
-        count = sum(p.numel() for p in models.build(case["model"]).parameters())
+        count = sum(p.numel() for p in models.build(case["model"], team=Team(0, ranks) if ranks > 1 else None).parameters())
     return count, 0 if case.get("method") == "lora" else count
 
 
@@ -39,7 +43,7 @@ def estimate(case: Case, count: int, trained: int) -> dict[str, int]:
     """Bytes of each kind on one card."""
     stage, cards, width = case["zero_stage"], case["processes"], WIDTH[case["dtype"]]
     weights, gradients, states = (cards if stage >= least else 1 for least in (3, 2, 1))
-    several = case["global_batch"] > case["micro_batch"] * cards or cards > 1
+    several = case["global_batch"] > case["micro_batch"] or cards > 1
     held = 8 if case["dtype"] == "float32" else 12
     return {
         "weights_bytes": 0 if case["offload"] == "all" else count * width // weights,
@@ -50,14 +54,19 @@ def estimate(case: Case, count: int, trained: int) -> dict[str, int]:
 
 
 def _activations(case: Case, width: int) -> int:
-    """Of one micro-batch: what layers keep, or with checkpoints one layer and the input of each; and the logits of a chunk."""
-    model = case["model"]
+    """Of one micro-batch: what layers keep, or with checkpoints one layer and the input of each; and the logits of a chunk.
+
+    What a team splits is what follows a `Column` (Korthikanti et al. 2022, section 4.1).
+    """
+    model, ranks = case["model"], case.get("tensor_parallel", 1)
     slots = case["micro_batch"] * model["sequence_length"]
-    layer = slots * width * (KEPT_PER_LAYER * model["hidden_size"] + 3 * model["ffn_size"])
+    split = (SPLIT_PER_LAYER * model["hidden_size"] + 3 * model["ffn_size"]) // ranks
+    layer = slots * width * (WHOLE_PER_LAYER * model["hidden_size"] + split)
     kept = model["num_layers"] * layer
     if case["checkpoint_activations"]:
         kept = layer + model["num_layers"] * slots * width * model["hidden_size"]
-    return kept + 2 * slots * model["vocab_size"] * width // case["loss_chunks"]
+    words = model["vocab_size"] // (1 if model["vocab_size"] % ranks or model["architecture"] == "bert" else ranks)
+    return kept + 2 * slots * words * width // case["loss_chunks"]
 
 
 def checked(case: Case, here: training.Place) -> dict[str, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,9 +36,11 @@ def learning_rate(settings: Settings, step: int) -> float:
 class AdamW:
     """The optimizer of groups of parameters; groups of the same shapes, as layers are, share one compiled update."""
 
-    def __init__(self, groups: list[list[Tensor]], settings: Settings, *, compiled: bool, scaled: bool) -> None:
+    def __init__(
+        self, groups: list[list[Tensor]], settings: Settings, *, compiled: bool, scaled: bool, norm_of: Callable[[list[Tensor]], Tensor]
+    ) -> None:
         parameters = [parameter for group in groups for parameter in group]
-        self.parameters, self.settings, self.steps = parameters, settings, 0
+        self.parameters, self.settings, self.steps, self.norm_of = parameters, settings, 0, norm_of
         self.masters = [p.detach() if p.dtype == torch.float32 else p.detach().float() for p in parameters]
         self.firsts = [torch.zeros_like(master) for master in self.masters]
         self.seconds = [torch.zeros_like(master) for master in self.masters]
@@ -48,7 +51,7 @@ class AdamW:
     @torch.no_grad()
     def step(self, gradients: list[Tensor], rate: float) -> tuple[Tensor, bool]:
         """(norm of the gradients before clipping, whether the step was skipped since it is not finite: float16 only)."""
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2, dtype=torch.float32))) / self.scale
+        norm = self.norm_of(gradients) / self.scale
         if self.scaled and not self._finite(norm):
             return norm, True
         clip = self.settings["clip"]

@@ -1,6 +1,6 @@
 """One training loop for every suite that trains: where a rank runs, its engine, and an optimizer step of the whole group.
 
-    here = training.place()                     device, rank, world size; starts the collective library
+    here = training.place()                     device, rank, world size, team; starts the collective library
     engine = training.build(case, here, model)  `torch` (every rank holds the model) or `deepspeed` (ZeRO, offload)
     done = engine.step(batches, number)         forward and backward over this rank's micro-batches, then one update
     engine.close()
@@ -22,21 +22,33 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from . import device, float8
+from . import device, float8, parallel
+from .models.tensor import Team
 from .optimizer import AdamW, learning_rate
 
 Case = dict[str, Any]
 Batch = dict[str, Any]
-BUCKET_ELEMENTS = 2**26  # of gradients summed over ranks at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where this rank runs."""
+    """Where this rank runs, the team that it holds a model with, and the group of ranks that hold the same part of it."""
 
     device: torch.device
     rank: int
     world_size: int
+    team: Team | None = None
+    peers: Any = None
+
+    @property
+    def data_rank(self) -> int:
+        """Which share of a batch is this rank's: a team has one."""
+        return self.rank // (self.team.ranks if self.team else 1)
+
+    @property
+    def data_ranks(self) -> int:
+        """Shares of a batch."""
+        return self.world_size // (self.team.ranks if self.team else 1)
 
     def mean(self, value: Tensor) -> float:
         """Mean of a number over all ranks."""
@@ -74,17 +86,20 @@ class Engine(Protocol):
         """Give up what the engine holds."""
 
 
-def place() -> Place:
-    """Where this rank runs, with the collective library ready on its device; a lone process is a group of one."""
+def place(tensor_parallel: int = 1) -> Place:
+    """Where this rank runs, with the collective library ready on its device; a lone process is a group of one.
+
+    So many neighbouring ranks hold one model together.
+    """
     for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
         os.environ.setdefault(name, value)
     here = device.choose(int(os.environ["LOCAL_RANK"]))
     if here.type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
-    found = Place(here, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
-    if found.world_size > 1 and not torch.distributed.is_initialized():
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if world_size > 1 and not torch.distributed.is_initialized():
         torch.distributed.init_process_group(device.backend(here))
-    return found
+    return Place(here, rank, world_size, *parallel.teams(here.type, world_size, tensor_parallel))
 
 
 def end() -> None:
@@ -131,7 +146,7 @@ def seeded(case: Case) -> None:
 
 
 class TorchEngine:
-    """Every rank holds the whole model: weights in the case's precision, masters and states in float32, gradients summed by all-reduce."""
+    """Each rank, or team, holds the whole model: weights in the case's precision, masters and states in float32."""
 
     def __init__(self, case: Case, here: Place, model: Any) -> None:
         self.here, self.module, self.settings = here, model, case["optimizer"]
@@ -140,7 +155,10 @@ class TorchEngine:
                 parameter.data = parameter.data.to(device.DTYPES[case["dtype"]])
         groups = _layers(model)
         self.trained = [parameter for group in groups for parameter in group]
-        self.optimizer = AdamW(groups, self.settings, compiled=case["compile"], scaled=case["dtype"] == "float16")
+        self.gradients = parallel.Gradients(self.trained, here.world_size, here.team, here.peers)
+        self.optimizer = AdamW(
+            groups, self.settings, compiled=case["compile"], scaled=case["dtype"] == "float16", norm_of=self.gradients.norm
+        )
 
     def step(self, batches: Iterable[Batch], number: int) -> Done:
         """Sum gradients over micro-batches and ranks in float32, then update."""
@@ -152,7 +170,8 @@ class TorchEngine:
             losses.append(loss.detach())
             if len(given) > 1 or self.here.world_size > 1:
                 kept = self._added(kept)
-        gradients = self._taken() if kept is None else self._summed(kept)
+        gradients = self._taken() if kept is None else kept
+        self.gradients.average(gradients)
         scale = self.optimizer.scale if self.optimizer.scaled else None
         norm, skipped = self.optimizer.step(gradients, learning_rate(self.settings, number))
         return Done(torch.stack(losses).float().mean(), norm, skipped, scale)
@@ -171,22 +190,8 @@ class TorchEngine:
         torch._foreach_add_(kept, found)
         return kept
 
-    def _summed(self, kept: list[Tensor]) -> list[Tensor]:
-        """Mean over ranks, bucket by bucket."""
-        if self.here.world_size == 1:
-            return kept
-        bucket: list[Tensor] = []
-        for number, gradient in enumerate(kept):
-            bucket.append(gradient)
-            if sum(map(Tensor.numel, bucket)) >= BUCKET_ELEMENTS or number == len(kept) - 1:
-                flat = torch.cat([part.flatten() for part in bucket]) / self.here.world_size
-                torch.distributed.all_reduce(flat)
-                for part, summed in zip(bucket, flat.split([part.numel() for part in bucket]), strict=True):
-                    part.copy_(summed.view_as(part))
-                bucket = []
-        return kept
-
     def state(self) -> dict[str, Any]:
+        """Of a team, each rank's part."""
         return {"model": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load(self, state: dict[str, Any]) -> None:

@@ -43,6 +43,41 @@ add("pretrain.loss", "sealed", "a mean that is none", lambda b: b.step(1).update
 add("pretrain.loss", "sealed", "a negative loss", lambda b: (b.step(1).update(loss=-1.0, loss_dp_mean=1.0),))
 add("pretrain.model", "sealed", "a smaller model than the plan's", lambda b: b.plan.document["cases"][0]["model"].update(parameters=1001))
 
+
+def in_teams(bench: Bench) -> None:
+    """The two ranks are one team: each has the whole batch, which counts once."""
+    for place in (bench.plan.document["cases"][0], bench.handed[PRETRAIN]["case"]):
+        place.update(engine="torch", zero_stage=0, tensor_parallel=2)
+    for number in range(4):
+        for rank in (0, 1):
+            bench.step(number, rank).update(tokens=64, real_tokens=60)
+
+
+def apart(bench: Bench) -> None:
+    """As two data ranks would lose: the mean over ranks is right."""
+    in_teams(bench)
+    for rank, loss in enumerate((3.5, 4.0)):
+        bench.step(2, rank).update(loss=loss, loss_dp_mean=3.75)
+
+
+def as_data_ranks(bench: Bench) -> None:
+    """Each rank of the team says that half of the batch was its own."""
+    in_teams(bench)
+    for number in range(4):
+        for rank in (0, 1):
+            bench.step(number, rank).update(tokens=32, real_tokens=30)
+
+
+add("pretrain.layout", "sealed", "ranks of one team that lose differently", apart)
+add("pretrain.layout", "sealed", "more real tokens on one rank of a team", lambda b: (in_teams(b), b.step(2, 1).update(real_tokens=64)))
+add("pretrain.tokens", "sealed", "ranks of one team with tokens of data ranks", as_data_ranks)
+add(
+    "pretrain.layout",
+    "sealed",
+    "a team over an engine that splits no layer",
+    lambda b: (in_teams(b), [place.update(engine="deepspeed") for place in (b.plan.document["cases"][0], b.handed[PRETRAIN]["case"])]),
+)
+
 # --- documents ---------------------------------------------------------------------------------------------------------
 add(
     "resolved_plan.schema",

@@ -57,7 +57,7 @@ def against(rule: str, name: str, change: Callable[[list[Event]], Any], *also: s
     add(f"finetuning.{rule}", "sealed", name, lambda bench: change(with_case(bench)), *(f"finetuning.{other}" for other in also))
 
 
-def changed_case(rule: str, name: str, **fields: Any) -> None:
+def changed_case(rule: str, name: str, *also: str, **fields: Any) -> None:
     """An attack by a plan that says something else than was done."""
 
     def act(bench: Bench) -> None:
@@ -65,11 +65,12 @@ def changed_case(rule: str, name: str, **fields: Any) -> None:
         for place in (bench.plan.document["cases"][-1], bench.handed[TUNE]["case"]):
             place.update(copy.deepcopy(fields))
 
-    add(f"finetuning.{rule}", "sealed", name, act)
+    add(f"finetuning.{rule}", "sealed", name, act, *(f"finetuning.{other}" for other in also))
 
 
 changed_case("cards", "fine-tuning: two ranks on one card", cards=1)
 changed_case("model", "fine-tuning: a smaller model than the plan's", model=case()["model"] | {"parameters": 1001})
+changed_case("layout", "fine-tuning: adapters on layers that a team splits", "tokens", tensor_parallel=2)
 changed_case("adapter", "another precision of the base weights", base_weights="int8")
 against("facts", "fine-tuning: other data on one rank", lambda e: of("data", e)[0].update(sha256="1" * 64))
 against("steps", "fine-tuning: warm-up after the start", lambda e: of("step", e)[1].update(phase="warmup"))

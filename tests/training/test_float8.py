@@ -64,7 +64,7 @@ def test_layers_alone_are_converted_and_masters_stay_float32() -> None:
     losses, engine = trained(case(dtype="float8", model=WIDE), 6)
     kinds = {name: type(module).__name__ for name, module in engine.module.named_modules() if isinstance(module, torch.nn.Linear)}
     assert {kind for name, kind in kinds.items() if name.startswith("blocks.")} == {"Float8Linear"}
-    assert kinds["head"] == "Linear"
+    assert kinds["head"] == "Column"
     assert {p.dtype for p in engine.module.parameters()} == {torch.bfloat16}
     assert {master.dtype for master in engine.optimizer.masters} == {torch.float32}
     plain, _ = trained(case(dtype="bfloat16", model=WIDE), 6)

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from kit import curves, models, plan
+from kit import curves, layout, models, plan
 from kit.errors import KitError
-from tests.adversarial import builder
+from tests.adversarial import builder, checkpoints, finetuning
 from verify import flop
 
 # Billions of parameters as facts of the report's time give them, to the digits that they give.
@@ -87,3 +87,38 @@ def test_what_is_no_curve_is_said(tmp_path: Path, text: str) -> None:
     (tmp_path / "c.json").write_text(text, encoding="utf-8")
     with pytest.raises(KitError, match="loss curve is not"):
         curves.read(tmp_path / "c.json", "t")
+
+
+TEAM = {"engine": "torch", "zero_stage": 0, "tensor_parallel": 2}
+
+
+def test_a_team_has_one_share_of_the_batch() -> None:
+    assert case(**TEAM, global_batch=2)["tensor_parallel"] == 2  # 2 sequences are one micro-batch of the only team
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"engine": "deepspeed"}, "engine deepspeed does not split layers: tensor_parallel = 2 is not possible"),
+        ({"dtype": "float8"}, "products in float8 take whole layers: tensor_parallel = 2 is not possible"),
+        ({"processes": 3, "cards": 3}, "tensor_parallel = 2 does not divide processes = 3"),
+        ({"model": builder.MODEL | {"sequence_length": 16, "num_heads": 4, "num_kv_heads": 1}}, "does not divide num_kv_heads of the model = 1"),
+        ({"model": builder.MODEL | {"sequence_length": 16, "ffn_size": 129}}, "does not divide ffn_size of the model = 129"),
+        ({"global_batch": 3}, "global_batch 3 is not a multiple of micro_batch x processes / tensor_parallel = 2"),
+        ({"tensor_parallel": 0}, "0 is out of range .*tensor_parallel.; minimum is 1"),
+    ],
+)
+def test_a_team_that_cannot_be_is_said_on_one_line(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(KitError, match=said) as caught:
+        case(**TEAM | changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_adapters_and_other_suites_know_no_team() -> None:
+    with pytest.raises(KitError, match="adapters stand on whole layers"):
+        layout.check(finetuning.case() | TEAM, "t")
+    source = builder.source()
+    source["case"] = [checkpoints.CASE | {"tensor_parallel": 2}]
+    del source["case"][0]["section"]
+    with pytest.raises(KitError, match="unknown key 'tensor_parallel'"):
+        plan.resolve(source, "p.toml")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.adversarial import builder, finetuning
+from tests.adversarial import builder, contents, finetuning
 from verify import flop, replay, training, utilisation
 from verify.metrics import Metric
 from verify.plausibility import Traits
@@ -31,6 +31,18 @@ def test_a_fine_tuning_case_is_verified(tmp_path: Path) -> None:
     assert (values["targets_met"], values["loss_last"]) == (1, 3.625)
     assert values["time_to_first_step_s"] == 0.003
     assert found.facts == {"weights": "random", "function": "judged by its targets"}
+
+
+def test_tokens_of_a_team_count_once_and_all_its_cards_divide(tmp_path: Path) -> None:
+    """Two ranks, 3 measured steps of 2 ms over 64 tokens: the same as where each had half of them."""
+    found = []
+    for name, edit in (("data", lambda _: None), ("tensor", contents.in_teams)):
+        (tmp_path / name).mkdir()
+        outcome = replay.replay(builder.build(tmp_path / name, edit), "self")
+        assert (outcome.verdict, outcome.findings) == ("verified", [])
+        found.append(outcome.cases[0].metrics)
+    assert found[0] == found[1]
+    assert found[1]["tgs"].value == Fraction(64 * 1000, 2 * 2)
 
 
 @pytest.mark.parametrize(

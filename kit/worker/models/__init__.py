@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .tensor import Team
 
 MODULES = {"llama": "llama", "internlm": "llama", "gpt": "gpt", "bert": "bert"}
 
 
-def build(shape: dict[str, Any], *, fused: bool = True) -> Any:
+def build(shape: dict[str, Any], *, fused: bool = True, team: Team | None = None) -> Any:
     """A model of this shape with random weights; without `fused`, projections of attention stand apart, as adapters want them.
+
+    With a `team`, this rank's part of it (`tensor`).
 
     `model(**batch)` is the mean loss in nats over the targets of a batch; `model.blocks` are its layers, for compilation.
     """
-    return importlib.import_module(f".{MODULES[shape['architecture']]}", __package__).Model(shape, fused=fused)
+    return importlib.import_module(f".{MODULES[shape['architecture']]}", __package__).Model(shape, fused=fused, team=team)

@@ -12,6 +12,8 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from .tensor import Column, Team
+
 
 class Packing:
     """Which tokens see each other: all of a row (nothing given), those of one document (`mask`), or by `bounds` of documents."""
@@ -54,13 +56,13 @@ def _by_lengths(q: Tensor, k: Tensor, v: Tensor, how: Packing) -> Tensor:
 class Projections(nn.Module):
     """Query, key and value from one product (`fused`, fewer and larger ones) or from three, which adapters can name."""
 
-    def __init__(self, hidden: int, widths: tuple[int, int, int], *, bias: bool, fused: bool) -> None:
+    def __init__(self, hidden: int, widths: tuple[int, int, int], *, bias: bool, fused: bool, team: Team | None = None) -> None:
         super().__init__()
-        self.widths = widths
+        self.widths = tuple(width // (team.ranks if team else 1) for width in widths)
         if fused:
-            self.wqkv = nn.Linear(hidden, sum(widths), bias=bias)
+            self.wqkv = Column(hidden, widths, bias=bias, team=team)
         else:
-            self.wq, self.wk, self.wv = (nn.Linear(hidden, width, bias=bias) for width in widths)
+            self.wq, self.wk, self.wv = (Column(hidden, (width,), bias=bias, team=team) for width in widths)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Query, key and value of the last dimension's widths."""

@@ -17,6 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 from .attention import Packing, Projections, attend, packing, rows
 from .initial import initialise
 from .loss import mean_loss
+from .tensor import Column, Row, Team
 
 INIT_STD = 0.02
 
@@ -24,14 +25,14 @@ INIT_STD = 0.02
 class Block(nn.Module):
     """One encoder layer, norms before or after its two parts."""
 
-    def __init__(self, shape: dict[str, Any], *, fused: bool) -> None:
+    def __init__(self, shape: dict[str, Any], *, fused: bool, team: Team | None) -> None:
         super().__init__()
         hidden = shape["hidden_size"]
         self.head_size, self.norm_first, self.share = hidden // shape["num_heads"], shape["norm_first"], shape["dropout"]
-        self.projections = Projections(hidden, (hidden, hidden, hidden), bias=True, fused=fused)
-        self.wo = nn.Linear(hidden, hidden)
-        self.up = nn.Linear(hidden, shape["ffn_size"])
-        self.down = nn.Linear(shape["ffn_size"], hidden)
+        self.projections = Projections(hidden, (hidden, hidden, hidden), bias=True, fused=fused, team=team)
+        self.wo = Row(hidden, hidden, bias=True, team=team)
+        self.up = Column(hidden, (shape["ffn_size"],), bias=True, team=team)
+        self.down = Row(shape["ffn_size"], hidden, bias=True, team=team)
         self.attention_norm, self.ffn_norm = (nn.LayerNorm(hidden, eps=shape["norm_eps"]) for _ in range(2))
 
     def forward(self, x: Tensor, how: Packing) -> Tensor:
@@ -53,9 +54,9 @@ class Block(nn.Module):
 
 
 class Model(nn.Module):
-    """Encoder with both heads; forward gives masked-word loss plus next-sentence loss."""
+    """Encoder with both heads, which no team splits; forward gives masked-word loss plus next-sentence loss."""
 
-    def __init__(self, shape: dict[str, Any], *, fused: bool = True) -> None:
+    def __init__(self, shape: dict[str, Any], *, fused: bool = True, team: Team | None = None) -> None:
         super().__init__()
         if shape["hidden_size"] % shape["num_heads"] or shape["num_kv_heads"] != shape["num_heads"]:
             raise ValueError("hidden_size must be a multiple of num_heads, and num_kv_heads equal to num_heads")
@@ -68,7 +69,7 @@ class Model(nn.Module):
             self.sinusoid = sinusoid(self.length, hidden)
         if not self.norm_first:
             self.embedding_norm = nn.LayerNorm(hidden, eps=eps)
-        self.blocks = nn.ModuleList(Block(shape, fused=fused) for _ in range(shape["num_layers"]))
+        self.blocks = nn.ModuleList(Block(shape, fused=fused, team=team) for _ in range(shape["num_layers"]))
         if shape["pooler"]:
             self.pooler = nn.Linear(hidden, hidden)
         self.next_sentence = nn.Linear(hidden, 2)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from torch import nn
 
+from .tensor import fill_normal
+
 
 def initialise(module: nn.Module, std: float) -> None:
     """Matrices and embeddings normal around 0, biases 0; for `Module.apply`."""
     if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=std)
+        fill_normal(module.weight, std)
         if getattr(module, "bias", None) is not None:
             nn.init.zeros_(module.bias)

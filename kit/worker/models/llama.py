@@ -15,6 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 from .attention import Packing, Projections, attend, packing, rows
 from .initial import initialise
 from .loss import mean_loss
+from .tensor import Column, Row, Team, Words, of_words
 
 ROPE_BASE = 10000.0  # LLaMA-1, LLaMA-2 and InternLM-1
 NORM_EPS = 1e-5  # of shapes that name none
@@ -24,13 +25,13 @@ INIT_STD = 0.02
 class Attention(nn.Module):
     """Self-attention with rotary positions."""
 
-    def __init__(self, shape: dict[str, Any], *, fused: bool) -> None:
+    def __init__(self, shape: dict[str, Any], *, fused: bool, team: Team | None) -> None:
         super().__init__()
         hidden, self.num_heads, self.num_kv_heads = shape["hidden_size"], shape["num_heads"], shape["num_kv_heads"]
         self.head_size = hidden // self.num_heads
         bias, kv_size = shape["architecture"] == "internlm", self.num_kv_heads * self.head_size
-        self.projections = Projections(hidden, (hidden, kv_size, kv_size), bias=bias, fused=fused)
-        self.wo = nn.Linear(hidden, hidden, bias=bias)
+        self.projections = Projections(hidden, (hidden, kv_size, kv_size), bias=bias, fused=fused, team=team)
+        self.wo = Row(hidden, hidden, bias=bias, team=team)
 
     def forward(self, x_BLD: Tensor, cos: Tensor, sin: Tensor, how: Packing) -> Tensor:  # noqa: N803
         q, k, v = (x.unflatten(-1, (-1, self.head_size)) for x in self.projections(x_BLD))
@@ -40,13 +41,13 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """SwiGLU; gate and up are one product where `fused`."""
 
-    def __init__(self, hidden: int, ffn: int, *, fused: bool) -> None:
+    def __init__(self, hidden: int, ffn: int, *, fused: bool, team: Team | None) -> None:
         super().__init__()
         if fused:
-            self.gate_up = nn.Linear(hidden, 2 * ffn, bias=False)
+            self.gate_up = Column(hidden, (ffn, ffn), bias=False, team=team)
         else:
-            self.gate, self.up = (nn.Linear(hidden, ffn, bias=False) for _ in range(2))
-        self.down = nn.Linear(ffn, hidden, bias=False)
+            self.gate, self.up = (Column(hidden, (ffn,), bias=False, team=team) for _ in range(2))
+        self.down = Row(ffn, hidden, bias=False, team=team)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, dim=-1) if hasattr(self, "gate_up") else (self.gate(x), self.up(x))
@@ -56,13 +57,13 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """One decoder layer."""
 
-    def __init__(self, shape: dict[str, Any], *, fused: bool) -> None:
+    def __init__(self, shape: dict[str, Any], *, fused: bool, team: Team | None) -> None:
         super().__init__()
         hidden, eps = shape["hidden_size"], shape.get("norm_eps", NORM_EPS)
         self.attention_norm = nn.RMSNorm(hidden, eps=eps)
-        self.attention = Attention(shape, fused=fused)
+        self.attention = Attention(shape, fused=fused, team=team)
         self.ffn_norm = nn.RMSNorm(hidden, eps=eps)
-        self.ffn = FeedForward(hidden, shape["ffn_size"], fused=fused)
+        self.ffn = FeedForward(hidden, shape["ffn_size"], fused=fused, team=team)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, how: Packing) -> Tensor:
         x = x + self.attention(self.attention_norm(x), cos, sin, how)
@@ -72,15 +73,15 @@ class Block(nn.Module):
 class Model(nn.Module):
     """Decoder-only language model; forward gives the mean next-token loss in nats."""
 
-    def __init__(self, shape: dict[str, Any], *, fused: bool = True) -> None:
+    def __init__(self, shape: dict[str, Any], *, fused: bool = True, team: Team | None = None) -> None:
         super().__init__()
         if shape["hidden_size"] % shape["num_heads"] or shape["num_heads"] % shape["num_kv_heads"]:
             raise ValueError("hidden_size must be a multiple of num_heads, and num_heads of num_kv_heads")
-        self.loss_chunks = 1
-        self.embedding = nn.Embedding(shape["vocab_size"], shape["hidden_size"])
-        self.blocks = nn.ModuleList(Block(shape, fused=fused) for _ in range(shape["num_layers"]))
+        self.loss_chunks, self.words = 1, of_words(team, shape["vocab_size"])
+        self.embedding = Words(shape["vocab_size"], shape["hidden_size"], team=self.words)
+        self.blocks = nn.ModuleList(Block(shape, fused=fused, team=team) for _ in range(shape["num_layers"]))
         self.norm = nn.RMSNorm(shape["hidden_size"], eps=shape.get("norm_eps", NORM_EPS))
-        self.head = nn.Linear(shape["hidden_size"], shape["vocab_size"], bias=False)
+        self.head = Column(shape["hidden_size"], (shape["vocab_size"],), bias=False, team=self.words)
         self.length = shape["sequence_length"]
         # no buffers: an engine that casts a model to bfloat16 would take three digits off the angles
         self.cos, self.sin = rotary_table(self.length, shape["hidden_size"] // shape["num_heads"])
@@ -102,7 +103,7 @@ class Model(nn.Module):
 
     def tail(self, x: Tensor, labels: Tensor) -> Tensor:
         """The last norm, the head and the loss."""
-        return mean_loss(self.norm(x), self.head.weight, labels, self.loss_chunks)
+        return mean_loss(self.norm(x), self.head.weight, labels, self.loss_chunks, team=self.words)
 
 
 def rotary_table(length: int, head_size: int) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..weights import BadWeights, checked, locked
 from .naming import NAMINGS, Naming, ours, unlike
+from .tensor import cut_of, mine, whole_shape
 
 CONFIG = "config.json"
 NEXT = "name weights of the case's model"
@@ -64,12 +65,12 @@ def fill(model: Any, tensors: dict[str, Tensor], name: str, naming: Naming) -> N
         for part, rows in _parts(model, target, parameter):
             if part not in given:
                 raise BadWeights(f"weights '{name}' have no tensor for {part}, which the case's model has{_hint(part)}; {NEXT}")
-            expected = [rows, *parameter.shape[1:]]
+            expected = [rows, *whole_shape(parameter)[1:]]
             if list(given[part].shape) != expected:
                 found = list(given[part].shape)
                 raise BadWeights(f"weights '{name}': {keys[part]} gives {part} the shape {found}, the model has {expected}; {NEXT}")
             parts.append(given.pop(part))
-        parameter.copy_(torch.cat(parts))
+        parameter.copy_(mine(parameter, torch.cat(parts)))
     for target in given:
         raise BadWeights(f"weights '{name}' hold {keys[target]}, which this model has no place for; {NEXT}")
 
@@ -96,10 +97,10 @@ def _parts(model: Any, target: str, parameter: Tensor) -> list[tuple[str, int]]:
     """(name, rows) of what a parameter of ours is put together from: itself, or the parts of a fused product."""
     for fused, apart in APART.items():
         if f".{fused}." in target:
-            above = model.get_submodule(target.rpartition(f".{fused.rpartition('.')[2]}.")[0])
-            widths = getattr(above, "widths", None) or [parameter.shape[0] // len(apart)] * len(apart)
+            above, cut = model.get_submodule(target.rpartition(f".{fused.rpartition('.')[2]}.")[0]), cut_of(parameter)
+            widths = cut.widths if cut else getattr(above, "widths", None) or [parameter.shape[0] // len(apart)] * len(apart)
             return [(target.replace(fused, part), rows) for part, rows in zip(apart, widths, strict=True)]
-    return [(target, parameter.shape[0])]
+    return [(target, whole_shape(parameter)[0])]
 
 
 def _hint(lacking: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from .. import int8, loop, models, training
 from ..models import load
+from ..models.tensor import whole_size
 from ..record import Recorder
 
 Case = dict[str, Any]
@@ -20,8 +21,8 @@ def run(case: Case, recorder: Recorder) -> None:
 
     def prepare(case: Case, here: training.Place) -> tuple[Any, str | None]:
         model, digest, base = _prepared(case, here)
-        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        frozen = sum(p.numel() for p in model.parameters()) - trained
+        trained = sum(whole_size(p) for p in model.parameters() if p.requires_grad)
+        frozen = sum(whole_size(p) for p in model.parameters()) - trained
         recorder.event("adapter", trained=trained, frozen=frozen, base_weights=base)
         return model, digest
 
@@ -31,7 +32,7 @@ def run(case: Case, recorder: Recorder) -> None:
 def _prepared(case: Case, here: training.Place) -> tuple[Any, str | None, str]:
     full = case["method"] == "full"
     with here.device:
-        model = models.build(case["model"], fused=full)
+        model = models.build(case["model"], fused=full, team=here.team)
     digest = load.load(model, case)
     if full:
         return model, digest, case["dtype"]
