@@ -203,13 +203,14 @@ def test_each_isolation_has_its_rules() -> None:
 def test_ranks_that_say_nothing_are_told_once(tmp_path: Path) -> None:
     evidence, plan = Evidence(tmp_path), {"cases": [{"id": "x", "processes": 3}]}
     states = {"cases": [{"id": "x", "attempts": [{"attempt": 1, "state": "done"}]}]}
-    [finding] = inside.check(evidence, plan, states, {})
+    environment: dict[str, Any] = {"isolation": {"kind": "none"}}
+    [finding] = inside.check(evidence, plan, states, environment)
     assert (finding.rule, finding.where) == ("file.missing", "cases/x/attempt-1/inside-rank0000.json")
     folder = tmp_path / "cases/x/attempt-1"
     folder.mkdir(parents=True)
     for rank in range(3):
         (folder / f"inside-rank{rank:04}.json").write_bytes(b"[]")
-    assert [finding.rule for finding in inside.check(evidence, plan, states, {})] == ["inside.schema"] * 3
+    assert [finding.rule for finding in inside.check(evidence, plan, states, environment)] == ["inside.schema"] * 3
 
 
 def test_this_process_can_tell() -> None:
