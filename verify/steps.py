@@ -6,6 +6,8 @@ A step lasts as long as on its slowest rank. Memory grows with steps, 24 bytes e
 from __future__ import annotations
 
 import hashlib
+import math
+import sys
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,6 +24,7 @@ from verify.step_events import EVENTS, Data, Evaluation, Step
 __all__ = ["EVENTS", "Measured", "Part", "Rank", "Steps", "condense", "loss", "measure", "rules", "rules_of", "tokens_of"]
 
 SHOWN = 20  # findings on single steps, of a block and of a rank: the first ones say it all
+LARGEST = Fraction(sys.float_info.max)
 LOSS_TOLERANCE = 0.01  # of the mean: an all-reduce in bfloat16 keeps 8 bits
 
 RULES = {
@@ -329,7 +332,8 @@ def _check_losses(case: Case, measured: Measured) -> Iterator[Finding]:
     """Doubles do here: what is asked for is agreement to one per cent."""
     ranks, steps = len(measured.ranks), measured.steps
     for number, (loss, shared) in enumerate(zip(steps.loss, steps.loss_dp_mean, strict=True)):
-        claimed = shared * ranks + float(steps.apart.get(number, 0))
+        apart = steps.apart.get(number, Fraction(0))
+        claimed = shared * ranks + (float(apart) if abs(apart) <= LARGEST else math.inf)
         if not abs(loss - claimed) <= LOSS_TOLERANCE * abs(loss):
             where = f"{case['id']}: step {number}"
             yield error(_rule(case, "loss"), where, "loss_dp_mean within 1 % of the ranks' mean", f"{claimed} against {loss}")

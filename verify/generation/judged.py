@@ -93,8 +93,8 @@ def perplexity_ratio(found: list[Perplexity]) -> Fraction:
 
 
 def _exp(value: Fraction) -> Fraction:
-    """E to the power, to 40 digits; beyond e^1000 there is nothing to tell apart."""
-    bounded = min(max(value, Fraction(-1000)), Fraction(1000))
+    """E to the power, to 40 digits; beyond e^700, which is still a double, there is nothing to tell apart."""
+    bounded = min(max(value, Fraction(-700)), Fraction(700))
     return Fraction(_EXP.exp(_EXP.divide(_EXP.create_decimal(bounded.numerator), _EXP.create_decimal(bounded.denominator))))
 
 
