@@ -39,7 +39,7 @@ class ProcessRunner:
         return [str(self.python), str(job.archive.path), str(job.folder / "case.json"), str(job.folder)]
 
     def node_command(self, job: Job, node: int | None, endpoint: str) -> NodeCommand:
-        told = self.variables | weights.variables(job.case) | OWN | launchers.told(node, endpoint)
+        told = self.variables | weights.variables(job.case) | storage.variables(job.case, job.folder) | OWN | launchers.told(node, endpoint)
         told |= {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         return NodeCommand(["env", *(f"{name}={value}" for name, value in told.items()), *self.command(job)], [])
 

@@ -13,13 +13,14 @@ SPLIT = ("num_heads", "num_kv_heads", "ffn_size")  # of a model, what each membe
 
 def check(case: Case, where: str) -> None:
     """KitError where nodes, tensor_parallel or the global batch do not fit the case's ranks; `where` names the case."""
-    if type(case["nodes"]) is not int or case["nodes"] < 1 or case["processes"] % case["nodes"]:
+    counted = "cards" if case["suite"] == "stability" else "processes"  # a supervised training has a rank a card, and one that records
+    ranks = case[counted]
+    if type(case["nodes"]) is not int or case["nodes"] < 1 or ranks % case["nodes"]:
         raise KitError(
-            f"{case['processes']} processes do not spread evenly over nodes = {case['nodes']}",
+            f"{ranks} {counted} do not spread evenly over nodes = {case['nodes']}",
             where=where,
-            next_step="processes are those of all nodes together: make them a multiple of nodes",
+            next_step=f"{counted} are those of all nodes together: make them a multiple of nodes",
         )
-    ranks = case["cards"] if case["suite"] == "stability" else case["processes"]
     if (team := case.get("tensor_parallel", 1)) > 1:
         _check_team(case, team, where)
     if "global_batch" in case:

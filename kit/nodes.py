@@ -14,10 +14,11 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from kit import storage
 from kit.errors import KitError
 from kit.job import Job, NodeCommand, Outcome, Runner, timed_out
 
@@ -25,6 +26,7 @@ DEFAULT_REMOTE = "ssh -o BatchMode=yes {host} {command}"
 DEFAULT_PORT = 29400
 SETTLE_S = 5  # after the first worker ended badly: long enough for the others to say why
 TERM_GRACE_S = 10
+AGAIN_S = 5  # before a node that was lost is tried again
 POLL_S = 0.2
 LINE = re.compile(r"(\S+)\s+slots=(\d+)")
 
@@ -125,8 +127,9 @@ class NodesRunner:
         commands = self.commands(job)
         with contextlib.ExitStack() as files:
             started = [_start(job, node, command.start, files) for node, command in enumerate(commands)]
+            back = _Back(started, commands, job, files) if storage.continues(job.case) else None
             try:
-                return _follow(started, job, tick)
+                return _follow(started, job, tick, back)
             finally:
                 _end(started)
                 _clean(commands)
@@ -147,13 +150,37 @@ def _start(job: Job, node: int, command: list[str], files: contextlib.ExitStack)
 
 
 def _opened(files: contextlib.ExitStack, path: Path) -> BinaryIO:
-    return files.enter_context(path.open("wb"))
+    return files.enter_context(path.open("ab"))
 
 
-def _follow(started: list[subprocess.Popen[bytes]], job: Job, tick: Callable[[], None]) -> Outcome:
+@dataclass(slots=True)
+class _Back:
+    """Brings back nodes that were lost, for as long as the first one goes on: a supervised training waits for them."""
+
+    started: list[subprocess.Popen[bytes]]
+    commands: list[NodeCommand]
+    job: Job
+    files: contextlib.ExitStack
+    due: dict[int, float] = field(default_factory=dict)  # by node: when to try
+
+    def bring(self) -> None:
+        """Start again those that ended badly a while ago."""
+        for node, process in enumerate(self.started):
+            if node and process.poll() and time.monotonic() >= self.due.setdefault(node, time.monotonic() + AGAIN_S):
+                del self.due[node]
+                _clean([self.commands[node]])
+                self.started[node] = _start(self.job, node, self.commands[node].start, self.files)
+
+
+def _follow(started: list[subprocess.Popen[bytes]], job: Job, tick: Callable[[], None], back: _Back | None) -> Outcome:
     limit = time.monotonic() + job.time_limit_s
     while time.monotonic() < limit:
         codes = [process.poll() for process in started]
+        if back and codes[0] is None:
+            back.bring()
+            codes = [None]
+        elif back and codes[0] == 0:
+            codes = [code and 0 for code in codes]  # the training is over, whoever was lost meanwhile
         if any(codes):
             time.sleep(SETTLE_S)
             return Outcome(_reason(codes))

@@ -23,6 +23,8 @@ def main(argv: list[str]) -> int:
     os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     if job["case"]["processes"] > 1 and "RANK" not in os.environ:
         return _start_ranks(job["case"], argv)
+    if job["case"]["processes"] < job["case"].get("nodes", 1) and not _is_first():
+        return _keep(_seeded(job), job["attempt"])
     return _run_rank(_seeded(job), job["attempt"], Path(argv[1]))
 
 
@@ -40,6 +42,28 @@ def _start_ranks(case: dict[str, Any], argv: list[str]) -> int:
     except rendezvous.RollCallError as error:
         print(f"worker: {error}", file=sys.stderr)
         return 1
+
+
+def _is_first() -> bool:
+    """Whether this node is the first of several, as far as anybody says."""
+    from . import rendezvous
+
+    return next((os.environ[name] for name in rendezvous.SITE_NODES if name in os.environ), "0") == "0"
+
+
+def _keep(case: dict[str, Any], attempt: int) -> int:
+    """A node of a supervised training that is not the supervisor's; it records nothing."""
+    from . import rendezvous
+    from .stability.supervisor import GaveUp
+    from .suites import stability
+
+    try:
+        why = stability.keep(case, attempt)
+    except (rendezvous.RollCallError, GaveUp) as error:
+        why = str(error)
+    if why:
+        print(f"worker: {why}", file=sys.stderr)
+    return 1 if why else 0
 
 
 def _run_rank(case: dict[str, Any], attempt: int, folder: Path) -> int:

@@ -12,15 +12,12 @@ import os
 import signal
 import socket
 import sys
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
+from . import tether
 from .rendezvous import Place, RollCallError, answer
 
-TETHER = "CHIPASSAY_TETHER"  # set where the kit holds the other end of standard input
-STOP_S = 10
 JOIN_S = 60  # torchrun's own meeting, once the roll call has shown that all nodes are there
 Failures = dict[int, Any]
 
@@ -60,17 +57,8 @@ def start(case: dict[str, Any], argv: list[str], place: Place) -> int:
 def _settle(per_node: int, place: Place) -> None:
     """What the ranks inherit: their share of the cores. An agent that the kit started on one of several nodes dies with it."""
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // per_node)))
-    if place.nodes > 1 and TETHER in os.environ:
-        threading.Thread(target=_die_with_starter, daemon=True).start()
-
-
-def _die_with_starter() -> None:
-    """End this agent, and with it its ranks, once standard input is closed: the kit, or the line to it, is gone."""
-    while os.read(0, 4096):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(STOP_S)
-    os._exit(1)
+    if place.nodes > 1:
+        tether.hold()
 
 
 def die_with_agent() -> None:

@@ -1,11 +1,13 @@
 """A training that weighs nothing, supervised by the very loop of the real one: no model, a file for a checkpoint, sockets for a barrier.
 
 Run by torchrun's agent as `python standin.py CASE.json FOLDER`, and as `python standin.py supervise CASE.json FOLDER OUT ATTEMPT` it
-is the supervisor of one attempt, in a process of its own, so that it can be killed.
+is the supervisor of one attempt, in a process of its own, so that it can be killed; of a case on several nodes, `keep CASE.json FOLDER
+NODE ATTEMPT` is another node. The nodes are loop-back addresses.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import sys
@@ -15,10 +17,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from kit.worker import rendezvous
 from kit.worker.record import Recorder
-from kit.worker.stability import loop, supervisor
+from kit.worker.stability import loop, nodes, supervisor
+from kit.worker.suites import stability
 
 STEP_S = 0.01
+GO_ON = "go-on"
 
 
 class StandIn:
@@ -28,7 +33,8 @@ class StandIn:
         self.case, self.folder = case, Path(sys.argv[2])
         self.rank, self.ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         self.life, self.round = loop.incarnation(), 0
-        self.token = f"{os.getppid()}-{self.life}"
+        run = os.environ["TORCHELASTIC_RUN_ID"]  # one a start where there are several nodes
+        self.token = f"{run if case.get('nodes', 1) > 1 else os.getppid()}-{self.life}"
 
     def facts(self) -> list[tuple[str, dict[str, Any]]]:
         return [
@@ -80,15 +86,45 @@ class StandIn:
         return isinstance(error, MemoryError)
 
 
+def command(folder: Path) -> list[str]:
+    return [sys.executable, str(Path(__file__).resolve()), str(folder / "case"), str(folder)]
+
+
+def own(case: dict[str, Any], folder: Path, node: int, attempt: int) -> nodes.Node:
+    """A node of several."""
+    place = rendezvous.Place(node, case["nodes"], os.environ["STANDIN_ENDPOINT"])
+    each = case["cards"] // case["nodes"]
+    made = lambda first, _: stability.agent_of_several(place, each, f"{attempt}-{first}", 120, command(folder))  # noqa: E731
+    return nodes.Node(folder, range(node * each, (node + 1) * each), made)
+
+
+def bad_end() -> None:
+    """Have this process die of its own end, as torch's may: in the interpreter's last moments, or behind its last word."""
+    how = os.environ.get("STANDIN_BAD_END")
+    if how == "interpreter":
+        atexit.register(os.abort)
+    elif how == "word":
+        leave = loop._leave
+        loop._leave = lambda code: leave(code) if code else os.abort()
+
+
+class Open(supervisor.Session):
+    """A session that also goes on for as long as a file says so: how long starts take, no test can know."""
+
+    def _over(self) -> bool:
+        return super()._over() and not (self.folder / GO_ON).exists()
+
+
 def supervise(case: dict[str, Any], folder: Path, out: Path, attempt: int, host: supervisor.Host | None = None) -> None:
     """One attempt; its events go to `out`."""
-    from kit.worker.suites import stability
-
     out.mkdir(parents=True)
     recorder = Recorder(out, rank=0, case=case, attempt=attempt, world_size=1)
     (folder / "case").write_text(json.dumps(case))
-    command = stability.agent(case["cards"], [sys.executable, str(Path(__file__).resolve()), str(folder / "case"), str(folder)])
-    supervisor.Session(case, folder, command, attempt, recorder.event, host or supervisor.Host()).run()
+    if case.get("nodes", 1) > 1:
+        ranks: nodes.Ranks = nodes.Nodes(own(case, folder, 0, attempt), case["nodes"], attempt)
+    else:
+        ranks = nodes.Node(folder, range(case["cards"]), lambda _, left: stability.agent(case["cards"], command(folder), left))
+    Open(case, folder, ranks, attempt, recorder.event, host or supervisor.Host()).run()
     recorder.event("case_end", state="done", reason=None)
     recorder.close()
 
@@ -98,5 +134,9 @@ if __name__ == "__main__":
         boot = os.environ.get("STANDIN_BOOT")
         host = supervisor.Host(boot=lambda: str(boot)) if boot else None
         supervise(json.loads(Path(sys.argv[2]).read_text()), Path(sys.argv[3]), Path(sys.argv[4]), int(sys.argv[5]), host)
+    elif sys.argv[1] == "keep":
+        node, attempt = map(int, sys.argv[4:6])
+        sys.exit(nodes.Keeper(own(json.loads(Path(sys.argv[2]).read_text()), Path(sys.argv[3]), node, attempt), node, attempt).run())
     else:
-        sys.exit(loop.run(StandIn, json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])))
+        bad_end()
+        loop.run(StandIn, json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))

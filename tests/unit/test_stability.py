@@ -121,15 +121,6 @@ def test_finding_without_refusal(name: str, tmp_path: Path) -> None:
     assert {(finding.rule, finding.severity) for finding in outcome.findings} == {(rule, "warning")}
 
 
-def test_a_crash_beside_those_put_in_is_counted_and_no_refusal(tmp_path: Path) -> None:
-    made = built.events()
-    built.put_in(made, 0)
-    outcome = replayed(tmp_path, made, faults=built.ONE["faults"][:1])
-    assert outcome.verdict == "verified"
-    assert {finding.rule for finding in outcome.findings} == {"stability.detected", "stability.rehearsal"}
-    assert outcome.cases[-1].metrics["crashes"].value == 2
-
-
 def test_metrics_are_those_that_the_profile_scores(tmp_path: Path) -> None:
     table = next(table for table in profile.load("report-0.2.1").tables if table.id == "stability")
     case = replayed(tmp_path).cases[-1]

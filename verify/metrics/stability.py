@@ -40,7 +40,7 @@ RULES = {
     "stability.loss": "losses are numbers below what the case calls diverged",
     "stability.duration": "the supervisor's end comes after the case's duration, and the training goes on until then",
     "stability.injected": "the faults of the case were put in, all of them, each once, and no other",
-    "stability.detected": "each fault that was put in is told once, in its class; one told beside them is a warning (cases with faults)",
+    "stability.detected": "each fault that was put in is told once, in its class, and no other is told (cases with faults)",
     "stability.clock": "no wall clock was set while the training went on (warning)",
     "stability.rehearsal": "no fault was put in on purpose (warning)",
 }
@@ -259,8 +259,7 @@ def _injections(case: Case, measured: Measured) -> Iterator[Finding]:
     if wanted != told or steps != measured.steps_clocks:
         expected = f"{dict(sorted(wanted.items()))}, {steps} clock steps"
         found = f"{dict(sorted(told.items()))}, {measured.steps_clocks} clock steps"
-        lost = wanted - told or steps > measured.steps_clocks  # more may be a crash of the machine's own, which counts against the score
-        yield (error if lost else warning)("stability.detected", case["id"], expected, found)
+        yield error("stability.detected", case["id"], expected, found)
 
 
 def crashes(measured: Measured) -> int:

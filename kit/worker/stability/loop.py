@@ -13,12 +13,14 @@ import sys
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from . import faults
 from .journal import STOP, Journal, Slot, now
 
 FIRST = "CHIPASSAY_FIRST_INCARNATION"
+WATCHED_BY = "CHIPASSAY_WATCHED_BY"  # process id of the one who started the agent
+DONE = "done"  # last word of a rank that was told to stop, and did
 Case = dict[str, Any]
 
 
@@ -68,10 +70,28 @@ class Rank:
             self.journal.write(kind, **fields)
 
 
-def die_with_parent() -> None:
-    """Be killed when the process that started this one is, even while stopped: ranks have sessions of their own."""
+def die_with(parent: int) -> None:
+    """Be killed when the process that started this one is, even while stopped; at once where it is gone already."""
     pr_set_pdeathsig = 1
     ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def die_with_agent() -> None:
+    """As a rank, which has a session of its own: so with the agent, which is a child of the one who watches; an orphan's parent is not."""
+    agent = os.getppid()
+    if WATCHED_BY in os.environ and _parent_of(agent) != int(os.environ[WATCHED_BY]):
+        os._exit(1)
+    die_with(agent)
+
+
+def _parent_of(process: int) -> int:
+    """-1 where it is gone."""
+    try:
+        return int(Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+    except OSError:
+        return -1
 
 
 def incarnation() -> int:
@@ -79,9 +99,9 @@ def incarnation() -> int:
     return int(os.environ.get(FIRST, "0")) + int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
-def run(make: Any, case: Case, folder: Path) -> int:
-    """Exit code of this rank: 0 once it was told to stop, 1 where a fault was said in the slot."""
-    die_with_parent()
+def run(make: Any, case: Case, folder: Path) -> NoReturn:
+    """End this process: with 0 once it was told to stop, with 1 where a fault was said in the slot."""
+    die_with_agent()
     number = int(os.environ.get("RANK", "0"))
     slot = Slot(folder, number)
     slot.begin(incarnation())
@@ -90,6 +110,7 @@ def run(make: Any, case: Case, folder: Path) -> int:
         training = make(case)
         rank = Rank(training, case, folder, Journal(folder), slot, incarnation())
         _loop(rank)
+        slot.say(incarnation(), DONE, f"rank {number}")
     except BaseException as error:
         traceback.print_exc()
         devices = training.is_device_error if training else lambda _: False
@@ -97,9 +118,15 @@ def run(make: Any, case: Case, folder: Path) -> int:
         slot.say(
             incarnation(), faults.classify(error, devices, memory), f"rank {number}: {type(error).__name__}: {' '.join(str(error).split())}"
         )
-        sys.stderr.flush()
-        os._exit(1)  # whatever the other ranks do: nothing is waited for
-    return 0
+        _leave(1)
+    _leave(0)
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once: nothing is waited for, whatever the other ranks do, and no library's own end can turn a good one into a crash."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _loop(rank: Rank) -> None:

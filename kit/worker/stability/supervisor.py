@@ -1,15 +1,13 @@
-"""Keeps a training going for as long as the case asks: starts torchrun's agent, watches slots and journal, notes each fault once.
+"""Keeps a training going for as long as the case asks: starts torchrun's agent, watches ranks and journal, notes each fault once.
 
-The agent restarts the ranks. The supervisor sees that a process is gone (or that nobody gave a sign of life for too long, and
-then ends the ranks itself), decides the class, and turns the journal into events. It holds nothing that is not on the disk.
+The supervisor sees that a process is gone (or that nobody gave a sign of life for too long, and then ends the ranks itself),
+decides the class, and turns the journal into events. It holds nothing that is not on the disk.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,18 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from . import faults
-from .journal import JOURNAL, STOP, Journal, Sign, Slot, now
-from .loop import FIRST, die_with_parent
+from .journal import JOURNAL, STOP, Journal, now
+from .loop import DONE
+from .nodes import POLL_S, QUIET_S, Ranks, Seen
 
-POLL_S = 0.1
 SETTLE_S = 0.5  # for the other ranks to say their last word
 SYNC_S = 1.0
 CLOCK_STEP_NS = 10**9
-OWN_STORE = {
-    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"
-}  # the agent's store keeps addresses of ranks that are gone, and a restart meets them
 BOOT = Path("/proc/sys/kernel/random/boot_id")
-MEMORY_EVENTS = Path("/sys/fs/cgroup/memory.events")
 Case = dict[str, Any]
 Emit = Callable[..., None]
 
@@ -55,12 +49,11 @@ class Session:
 
     case: Case
     folder: Path
-    command: list[str]
+    ranks: Ranks
     attempt: int
     emit: Emit
     host: Host = field(default_factory=Host)
     journal: Journal = field(init=False)
-    slots: list[Slot] = field(init=False)
     left: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
     before_ns: int = 0  # elapsed when this session began
     begin_ns: int = 0
@@ -82,7 +75,6 @@ class Session:
             self.journal.mend()
         (self.folder / STOP).unlink(missing_ok=True)
         self.left = [(number, fault) for number, fault in self._told() if fault["kind"] in faults.SUPERVISED]
-        self.slots = [Slot(self.folder, rank) for rank in range(self.case["cards"])]
 
     # --- what was before ------------------------------------------------------------------------------------------
 
@@ -144,58 +136,52 @@ class Session:
 
     def run(self) -> None:
         """Until it is over; GaveUp where restarts are used up."""
-        self.killed = _killed_for_memory()
-        while not self._over():
+        self.killed = self.ranks.killed_for_memory()
+        well = self._over()  # then nothing was left to do
+        while not well:
             if self.ended > self.case["max_restarts"]:
                 raise GaveUp(f"{self.ended} starts of the ranks ended within one session, {self.case['max_restarts']} restarts are allowed")
-            self._agent()
+            well = self._life()
+        self.ranks.close()
         self._drain()
         self._note("end", at_ns=now())
         self._drain()
 
-    def _agent(self) -> None:
-        """One life of torchrun's agent, from its start to its end."""
+    def _life(self) -> bool:
+        """One life of torchrun's agent; where it restarts no ranks, to the first crash. Whether the ranks ended as they were told."""
         self.first = self.ended
-        command = [word.replace("{restarts}", str(self.case["max_restarts"] - self.ended)) for word in self.command]
         self.began_ns = now()
-        agent = subprocess.Popen(
-            command,
-            env=os.environ | OWN_STORE | {FIRST: str(self.first)},
-            start_new_session=True,
-            preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call, no lock taken
-        )
+        self.ranks.start(self.first, self.case["max_restarts"] - self.ended)
         try:
-            while agent.poll() is None:
+            while self.ranks.code() is None and not self._finished() and (self.ranks.restarts or self.ended == self.first):
                 time.sleep(POLL_S)
-                self._look(agent)
+                self._look()
+            while any(seen.incarnation > self.ended for seen in self.ranks.seen()):
+                self._gone()
+            if self.ranks.code() and (self._mine() or self.hung or self.ended == self.first):
+                self._gone()
             self._drain()
-            if agent.returncode != 0 and (self._signs() or self.ended == self.first):
-                self._dead()
+            return self._over() and (self._finished() or self.ranks.code() == 0)
         finally:
-            _end(agent)
+            self.ranks.end()
 
-    def _signs(self) -> list[Sign]:
-        """Signs of the incarnation that is not known to have ended."""
-        signs = (slot.read() for slot in self.slots)
-        return [sign for sign in signs if sign.incarnation == self.ended and sign.at_ns >= self.began_ns]
+    def _mine(self) -> list[Seen]:
+        """Ranks of the incarnation that is not known to have ended."""
+        return [seen for seen in self.ranks.seen() if seen.incarnation == self.ended]
 
-    def _look(self, agent: subprocess.Popen[bytes]) -> None:
+    def _look(self) -> None:
         """One look at everything."""
         self._drain()
         self._clock()
-        mine = self._signs()
-        newer = any(sign.incarnation > self.ended and sign.at_ns >= self.began_ns for sign in (slot.read() for slot in self.slots))
-        if newer or (any(not _alive(sign.pid) for sign in mine) and not self._stopping()):
-            time.sleep(SETTLE_S)
-            self._drain()
-            self._dead()
+        mine = self._mine()
+        newer = any(seen.incarnation > self.ended for seen in self.ranks.seen())
+        if newer or self.ranks.lost(self.ended) or (any(not seen.alive for seen in mine) and not self._stopping()):
+            self._gone()
         elif self._silent(mine):
             self.hung = True
-            for sign in mine:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(sign.pid, signal.SIGKILL)
-            if not mine:
-                agent.kill()
+            self.ranks.kill()
+            if not (mine and self.ranks.restarts):
+                self.ranks.end()
         else:
             self._inject()  # only once every crash so far is told: whoever kills the supervisor must not take one along
             if self._over():
@@ -203,30 +189,41 @@ class Session:
 
     def _stopping(self) -> bool:
         """Whether ranks may end because they were told to."""
-        return (self.folder / STOP).exists() and not any(slot.word(self.ended, self.begin_ns) for slot in self.slots)
+        return (self.folder / STOP).exists() and all(word["fault"] == DONE for word in self.ranks.words(self.ended))
 
-    def _silent(self, mine: list[Sign]) -> bool:
-        last = max([self.began_ns, self.silent_ns, *(sign.at_ns for sign in mine)])
-        limit = self.case["hang_s"] if mine and all(sign.steps for sign in mine) else self.case["start_s"]
+    def _finished(self) -> bool:
+        """Whether every rank was told to stop, and did: how its process then ends is no part of the training."""
+        return sum(word["fault"] == DONE for word in self.ranks.words(self.ended)) == self.case["cards"]
+
+    def _silent(self, mine: list[Seen]) -> bool:
+        last = max([self.began_ns, self.silent_ns, *(seen.at_ns for seen in mine)])
+        limit = self.case["hang_s"] if mine and all(seen.steps for seen in mine) else self.case["start_s"]
         return now() - last > limit * 10**9
 
-    def _dead(self) -> None:
-        """A rank is gone: say why, once."""
-        words = [word for slot in self.slots if (word := slot.word(self.ended, self.begin_ns))]
+    def _gone(self) -> None:
+        """A rank is gone: say why, once, after the others had time for their last word."""
+        time.sleep(SETTLE_S)
+        self._drain()
+        if self._finished():
+            return
+        words = self.ranks.words(self.ended)
         known = next((word for fault in faults.SPECIFIC for word in words if word["fault"] == fault), None)
-        if self.hung:
+        if self.hung and (away := self.ranks.quiet(QUIET_S)):
+            self._crash("process_end", away)
+        elif self.hung:
             self._crash("hang", f"no sign of life for {self.case['hang_s']} s")
         elif known:
             self._crash(known["fault"], known["detail"])
-        elif _killed_for_memory() > self.killed:
+        elif self.ranks.killed_for_memory() > self.killed:
             self._crash("out_of_memory", "killed for memory by the kernel")
         else:
-            self._crash("process_end", words[0]["detail"] if words else "a rank was killed")
+            said = [word["detail"] for word in words if word["fault"] != DONE]
+            self._crash("process_end", said[0] if said else self.ranks.lost(self.ended) or "a rank was killed")
 
     def _crash(self, fault: str, detail: str) -> None:
         self._note("crash", fault=fault, at_ns=now(), incarnation=self.ended, detail=detail)
         self.silent_ns = now()
-        self.ended, self.hung, self.killed = self.ended + 1, False, _killed_for_memory()
+        self.ended, self.hung, self.killed = self.ended + 1, False, self.ranks.killed_for_memory()
 
     def _clock(self) -> None:
         """A step of the wall clock is no crash, and is told once."""
@@ -244,32 +241,3 @@ class Session:
                 self.host.offset_ns += 3600 * 10**9
             else:
                 os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _alive(pid: int) -> bool:
-    """Whether a process runs, or is stopped; one that waits to be buried does not."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
-        return text.rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
-def _killed_for_memory() -> int:
-    """Processes of this container that the kernel killed for memory; 0 where it does not tell."""
-    try:
-        words = MEMORY_EVENTS.read_text(encoding="ascii").split()
-        return int(words[words.index("oom_kill") + 1])
-    except (OSError, ValueError):
-        return 0
-
-
-def _end(agent: subprocess.Popen[bytes]) -> None:
-    """Leave no process behind: ranks have sessions of their own, and end with their agent."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(agent.pid, signal.SIGTERM)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        agent.wait(timeout=10)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(agent.pid, signal.SIGKILL)
-    agent.wait()

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .. import data, device, loop, training
+from .. import data, device, loop, rendezvous, training
 from ..checkpoint import formats, state, store
 from ..suites import pretrain
 from . import loop as supervised
@@ -106,4 +106,5 @@ def _step_of(folder: Path) -> int:
 def main() -> None:
     """Entry of a rank: argument 1 is the case as JSON in a file."""
     case = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    sys.exit(supervised.run(Trainee, case, store.top()))
+    rendezvous.face_the_others(case)
+    supervised.run(Trainee, case, store.top())
