@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from bench import audit, client, container, recording, replay, report, streaming
+from bench import audit, client, container, recording, replay, report, streaming, supervision
 
 BENCHES = {
     "audit": audit.main,
@@ -14,7 +14,9 @@ BENCHES = {
     "report": report.main,
     "streaming": streaming.main,
     "container": container.main,
+    "supervision": supervision.main,
 }
+NAMED_ONLY = {"supervision"}  # needs torch
 WITH_OPTIONS = {"client", "replay"}
 
 
@@ -26,7 +28,7 @@ def main(argv: list[str]) -> int:
     if unknown:
         print(f"bench: unknown benchmark '{unknown[0]}'; known: {', '.join(BENCHES)}", file=sys.stderr)
         return 2
-    for name in names or BENCHES:
+    for name in names or [name for name in BENCHES if name not in NAMED_ONLY]:
         print(f"== {name}", flush=True)
         BENCHES[name](*([options] if name in WITH_OPTIONS else []))
     return 0

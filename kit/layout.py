@@ -12,7 +12,7 @@ SPLIT = ("num_heads", "num_kv_heads", "ffn_size")  # of a model, what each membe
 
 
 def check(case: Case, where: str) -> None:
-    """KitError where nodes, tensor_parallel or the global batch do not fit the case's ranks; `where` names the case."""
+    """KitError where nodes, faults, tensor_parallel or the global batch do not fit the case's ranks; `where` names the case."""
     counted = "cards" if case["suite"] == "stability" else "processes"  # a supervised training has a rank a card, and one that records
     ranks = case[counted]
     if type(case["nodes"]) is not int or case["nodes"] < 1 or ranks % case["nodes"]:
@@ -20,6 +20,12 @@ def check(case: Case, where: str) -> None:
             f"{ranks} {counted} do not spread evenly over nodes = {case['nodes']}",
             where=where,
             next_step=f"{counted} are those of all nodes together: make them a multiple of nodes",
+        )
+    if case["nodes"] == 1 and any(fault["kind"] == "kill_node" for fault in case.get("faults", [])):
+        raise KitError(
+            "kill_node ends the last of several nodes, and the case has one",
+            where=where,
+            next_step="take kill_supervisor, which ends everything on one node, or give the case more nodes",
         )
     if (team := case.get("tensor_parallel", 1)) > 1:
         _check_team(case, team, where)

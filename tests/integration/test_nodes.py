@@ -170,6 +170,67 @@ def test_two_nodes_meet_measure_their_network_and_are_verified(site: Site, tmp_p
     assert processes(out) == []
 
 
+SUPERVISED = """
+[[case]]
+id = "supervised"
+suite = "stability"
+cards = 2
+processes = 1
+nodes = 2
+engine = "deepspeed"
+zero_stage = 1
+checkpoint_activations = false
+offload = "none"
+loss_chunks = 1
+global_batch = 2
+micro_batch = 1
+optimizer = { learning_rate = 0.001, betas = [0.9, 0.95], eps = 1e-8, weight_decay = 0.01, clip = 1.0, schedule = "constant" }
+dtype = "float32"
+compile = false
+deterministic = false
+attention = ["FLASH_ATTENTION", "MATH"]
+seed = 1024
+data = "shakespeare.txt"
+tokenizer = "bytes"
+packing = "none"
+weights = "random"
+checkpoint_format = "safetensors"
+duration_s = 1
+checkpoint_every = 2
+max_restarts = 9
+hang_s = 120
+start_s = 600
+diverged_above = 20.0
+faults = [{ kind = "kill_rank", step = 3 }, { kind = "kill_node", step = 6 }]
+time_limit_s = 1100
+
+[case.model]
+architecture = "llama"
+hidden_size = 64
+num_layers = 1
+num_heads = 2
+num_kv_heads = 2
+ffn_size = 128
+vocab_size = 256
+sequence_length = 32
+"""
+
+
+def test_a_training_over_two_nodes_outlives_a_rank_and_a_node(site: Site, tmp_path: Path) -> None:
+    """A rank of the second node is killed, then all of that node, which the kit brings back: two crashes, each told once."""
+    path, out = tmp_path / "plan.toml", tmp_path / "runs"
+    path.write_text(PLAN + SUPERVISED, encoding="utf-8")
+    done = run(site, path, out)
+    assert done.returncode == 0, done.stderr
+    folder = only_run(out)
+    result = json.loads(folder.with_name(f"{folder.name}.result.json").read_text())
+    [case] = result["cases"]
+    assert (result["verdict"], case["state"]) == ("verified", "done")
+    assert case["metrics"]["crashes_process_end"]["value"] == case["metrics"]["crashes"]["value"] == 2
+    assert {finding["rule"] for finding in result["findings"]} == {"stability.rehearsal"}
+    assert processes(out) == []
+
+
 def test_a_node_that_does_not_come_is_named_within_the_limit(site: Site, tmp_path: Path) -> None:
     out = tmp_path / "runs"
     done = run(site, plan(tmp_path / "plan.toml", "all_reduce"), out, 'sh -c "sleep 600" {host}', CHIPASSAY_RENDEZVOUS_S="20")

@@ -163,6 +163,45 @@ def test_the_time_limit_ends_all_nodes(tmp_path: Path, pids: Path) -> None:
     assert alive(pids) == []
 
 
+COUNTED = """
+import os, sys, time
+path = os.environ["PIDS"] + sys.argv[-1].replace(":", "-")
+tries = os.path.getsize(path) if os.path.exists(path) else 0
+open(path, "a").write("x")
+sys.exit(9 if tries < 2 else 0)
+"""
+UNTIL_THIRD = """
+import os, sys, time
+path = os.environ["PIDS"] + sys.argv[-1].replace(":", "-")
+while not (os.path.exists(path) and os.path.getsize(path) == 3):
+    time.sleep(0.05)
+"""
+
+
+def supervised(folder: Path, *scripts: str, limit_s: int = 600) -> Outcome:
+    case = {"id": "x", "nodes": 2, "time_limit_s": limit_s, "duration_s": 1}
+    made = Job("run", case, 1, folder, Archive(Path("worker.pyz"), ""))
+    return nodes.NodesRunner(Inner(list(scripts)), TWO).run(made, lambda: None)
+
+
+def test_a_node_of_a_supervised_training_is_brought_back_until_the_first_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nodes, "AGAIN_S", 0)
+    (tmp_path / "tries").mkdir()
+    monkeypatch.setenv("PIDS", f"{tmp_path}/tries/")
+    assert supervised(tmp_path, UNTIL_THIRD, COUNTED) == Outcome(None)
+    [path] = (tmp_path / "tries").iterdir()
+    assert path.read_text() == "xxx"
+
+
+def test_a_supervised_training_that_is_over_waits_for_no_node_that_was_lost(tmp_path: Path) -> None:
+    assert supervised(tmp_path, "pass", "import sys; sys.exit(9)") == Outcome(None)
+
+
+def test_the_end_of_the_first_node_ends_a_supervised_training(tmp_path: Path, pids: Path) -> None:
+    assert supervised(tmp_path, "import sys; sys.exit(3)", FOREVER) == Outcome("worker of node 0 exited with 3")
+    assert alive(pids) == []
+
+
 def write(folder: Path, **files: str) -> Path:
     for name, text in files.items():
         (folder / name.replace("__", "-").replace("_log", ".log").replace("_std", ".std")).write_text(text)

@@ -168,3 +168,18 @@ def test_ranks_are_the_cards_of_a_supervised_training() -> None:
     source["case"][0] |= {"cards": 3}  # type: ignore[index]
     with pytest.raises(KitError, match="not a multiple"):
         plan.resolve(source, "test")
+    source["case"][0] |= {"cards": 4, "global_batch": 4, "micro_batch": 1, "nodes": 2}  # type: ignore[index]
+    plan.resolve(source, "test")
+    source["case"][0] |= {"nodes": 3}  # type: ignore[index]
+    with pytest.raises(KitError, match="4 cards do not spread evenly over nodes = 3"):
+        plan.resolve(source, "test")
+
+
+def test_a_node_is_killed_where_there_are_several() -> None:
+    source = {"schemaVersion": 1, "name": "x", "title": {"en": "x", "zh": "x"}, "source": "x", "isolation": "preferred", "official": False,
+              "allowed_patches": [], "case": [{key: value for key, value in built.CASE.items() if key != "section"}]}  # fmt: skip
+    source["case"][0] |= {"cards": 2, "global_batch": 2, "micro_batch": 1, "nodes": 2, "faults": [{"kind": "kill_node", "step": 3}]}  # type: ignore[index]
+    plan.resolve(source, "test")
+    source["case"][0] |= {"nodes": 1}  # type: ignore[index]
+    with pytest.raises(KitError, match="the case has one"):
+        plan.resolve(source, "test")

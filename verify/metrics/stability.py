@@ -26,7 +26,8 @@ PART = "stability"
 NS_PER_S, NS_PER_H = 10**9, 3600 * 10**9
 CURVE_STEPS = 101  # as pretrain has them
 OF_SESSIONS = ("supervisor", "reboot")
-SEEN_AS = {"kill_rank": "process_end", "kill_all": "process_end", "hang": "hang", "out_of_memory": "out_of_memory", "nan": "loss",
+SEEN_AS = {"kill_rank": "process_end", "kill_all": "process_end", "kill_node": "process_end",
+           "hang": "hang", "out_of_memory": "out_of_memory", "nan": "loss",
            "diverged": "loss", "device_error": "device_error", "full_disk": "storage", "kill_supervisor": "supervisor"}  # fmt: skip
 SILENCE_NS = 5 * NS_PER_S  # beyond the case's limit: the supervisor looks ten times a second, and ending ranks takes time
 

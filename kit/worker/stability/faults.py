@@ -18,7 +18,8 @@ from .journal import Journal, now
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 SPECIFIC = ("out_of_memory", "loss", "storage", "device_error")  # a rank that says one of these knows more than its neighbours
-LAST_RANK = ("kill_rank", "hang", "out_of_memory", "device_error")  # one rank alone is hit
+LAST_RANK = ("kill_rank", "kill_node", "hang", "out_of_memory", "device_error")  # one rank alone is hit
+WATCHED_BY = "CHIPASSAY_WATCHED_BY"  # process id of the one who started the agent: the supervisor, on other nodes a keeper
 SUPERVISED = ("clock_step", "kill_supervisor")  # done by the supervisor, at the first look behind that step
 LARGEST_FILE = 4096
 
@@ -76,6 +77,9 @@ class Injector:
         match kind:
             case "kill_rank" | "kill_all":
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "kill_node":  # everything of it: agent and ranks go with the one who watches them
+                os.kill(int(os.environ[WATCHED_BY]), signal.SIGKILL)
+                signal.pause()
             case "hang":
                 os.kill(os.getpid(), signal.SIGSTOP)
             case "out_of_memory":

@@ -19,7 +19,6 @@ from . import faults
 from .journal import STOP, Journal, Slot, now
 
 FIRST = "CHIPASSAY_FIRST_INCARNATION"
-WATCHED_BY = "CHIPASSAY_WATCHED_BY"  # process id of the one who started the agent
 DONE = "done"  # last word of a rank that was told to stop, and did
 Case = dict[str, Any]
 
@@ -81,7 +80,7 @@ def die_with(parent: int) -> None:
 def die_with_agent() -> None:
     """As a rank, which has a session of its own: so with the agent, which is a child of the one who watches; an orphan's parent is not."""
     agent = os.getppid()
-    if WATCHED_BY in os.environ and _parent_of(agent) != int(os.environ[WATCHED_BY]):
+    if faults.WATCHED_BY in os.environ and _parent_of(agent) != int(os.environ[faults.WATCHED_BY]):
         os._exit(1)
     die_with(agent)
 

@@ -18,8 +18,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from .faults import WATCHED_BY
 from .journal import Line, Slot, now
-from .loop import FIRST, WATCHED_BY, die_with
+from .loop import FIRST, die_with
 
 POLL_S = 0.1
 TELL_S = 0.5  # a keeper's word goes over shared storage
