@@ -107,9 +107,7 @@ def main() -> None:
         ratio = [both[True] / both[False] for both in pairs.values()]
         more = statistics.median((both[True] - both[False]) / STEPS * 1e6 for both in pairs.values())
         bare = statistics.median(both[False] / STEPS * 1e3 for both in pairs.values())
-        print(
-            f"{name}: with / without {interval(ratio)} over {len(ratio)} pairs of {STEPS} steps; median {more:.0f} us of {bare:.1f} ms a step"
-        )
+        print(f"{name}: with / without {interval(ratio)}, {len(ratio)} pairs of {STEPS} steps; median {more:.0f} us of {bare:.1f} ms")
     print(f"load {os.getloadavg()[1]:.0f}")
 
 

@@ -26,6 +26,7 @@ DEFAULT_REMOTE = "ssh -o BatchMode=yes {host} {command}"
 DEFAULT_PORT = 29400
 SETTLE_S = 5  # after the first worker ended badly: long enough for the others to say why
 TERM_GRACE_S = 10
+REFUSED = 78  # of a worker: its node may not take part, and trying again is of no use
 AGAIN_S = 5  # before a node that was lost is tried again
 POLL_S = 0.2
 LINE = re.compile(r"(\S+)\s+slots=(\d+)")
@@ -176,7 +177,7 @@ def _follow(started: list[subprocess.Popen[bytes]], job: Job, tick: Callable[[],
     limit = time.monotonic() + job.time_limit_s
     while time.monotonic() < limit:
         codes = [process.poll() for process in started]
-        if back and codes[0] is None:
+        if back and codes[0] is None and REFUSED not in codes:
             back.bring()
             codes = [None]
         elif back and codes[0] == 0:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 RECORDING_FAILED = 74  # EX_IOERR
+REFUSED = 78  # EX_CONFIG: this node may not take part, and trying again is of no use
 REASON_CHARACTERS = 300
 
 
@@ -63,7 +64,7 @@ def _keep(case: dict[str, Any], attempt: int) -> int:
         why = str(error)
     if why:
         print(f"worker: {why}", file=sys.stderr)
-    return 1 if why else 0
+    return REFUSED if why else 0
 
 
 def _run_rank(case: dict[str, Any], attempt: int, folder: Path) -> int:

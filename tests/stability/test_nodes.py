@@ -19,8 +19,10 @@ import pytest
 pytest.importorskip("torch")
 
 from bench.stability import case, measured
+from kit import archive
 from kit.worker.ranks import free_endpoint
 from kit.worker.stability import nodes
+from kit.worker.stability.journal import now
 from tests.conftest import ROOT
 from tests.stability.standin import GO_ON
 from verify.metrics import stability
@@ -128,18 +130,67 @@ def test_a_node_that_is_lost_counts_once_and_comes_back(tmp_path: Path) -> None:
     assert [life.start.incarnation for life in found.lives] == [0, 1, 2, 3]
 
 
+def worker(folder: Path, node: int, kept: Path, **variables: str) -> tuple[int, str]:
+    """Exit code and last words of the worker of a node."""
+    (folder / "worker.pyz").write_bytes(archive.to_bytes())
+    (folder / "job.json").write_text(json.dumps({"case": case(0, 1) | {"nodes": 2}, "attempt": 1}), encoding="utf-8")
+    out = folder / f"out-{node}"
+    out.mkdir()
+    kept.mkdir(exist_ok=True)
+    told = {"CHIPASSAY_NODE": str(node), "CHIPASSAY_CHECKPOINTS": str(kept), "CHIPASSAY_DEVICE": "cpu"} | variables
+    done = subprocess.run(
+        [sys.executable, str(folder / "worker.pyz"), str(folder / "job.json"), str(out)],
+        check=False, cwd=folder, env=os.environ | told, text=True, capture_output=True, timeout=LONG_S,
+    )  # fmt: skip
+    events = (out / "events-00000.jsonl").read_text() if node == 0 else ""
+    return done.returncode, (json.loads(events.splitlines()[-1])["reason"] if events else done.stderr.splitlines()[-1])
+
+
+def test_a_node_that_does_not_come_is_named(tmp_path: Path) -> None:
+    code, said = worker(tmp_path, 0, tmp_path / "kept", CHIPASSAY_RENDEZVOUS=free_endpoint(), CHIPASSAY_RENDEZVOUS_S="2")
+    assert (code, said) == (1, "RollCallError: node 1 did not come to the rendezvous within 2 s")
+
+
+def test_a_node_that_does_not_know_its_place_says_so(tmp_path: Path) -> None:
+    code, said = worker(tmp_path, 1, tmp_path / "kept", CHIPASSAY_RENDEZVOUS="")
+    assert code == 78
+    assert said.startswith("worker: the case is for 2 nodes, but CHIPASSAY_NODE is 1 and CHIPASSAY_RENDEZVOUS is ''")
+
+
+def test_ranks_started_by_somebody_else_are_refused(tmp_path: Path) -> None:
+    code, said = worker(tmp_path, 0, tmp_path / "kept", CHIPASSAY_RENDEZVOUS="127.0.0.1:1", RANK="0")
+    assert (code, said) == (
+        1,
+        "GaveUp: the supervisor starts the ranks of this case; give --remote a template that starts one command a node",
+    )
+
+
+def test_a_folder_that_is_not_shared_is_said(tmp_path: Path) -> None:
+    """The nodes meet, but what one wrote the other does not see."""
+    endpoint = free_endpoint()
+    (tmp_path / "zero").mkdir()
+    program = (
+        "import sys; from kit.worker import rendezvous; from pathlib import Path; sys.argv[0] = sys.argv[2];"
+        "rendezvous.answer(rendezvous.Place(0, 2, sys.argv[1], 300), Path(sys.argv[0]))"
+    )
+    (tmp_path / "worker.pyz").write_bytes(archive.to_bytes())
+    first = subprocess.Popen([sys.executable, "-c", program, endpoint, str(tmp_path / "worker.pyz")], cwd=ROOT)
+    code, said = worker(tmp_path, 1, tmp_path / "own", CHIPASSAY_RENDEZVOUS=endpoint, CHIPASSAY_RENDEZVOUS_S="300")
+    assert first.wait(timeout=LONG_S) == 0
+    assert (code, said) == (78, "worker: node 1 does not see what node 0 wrote; name a folder that all nodes share with --checkpoints DIR")
+
+
 def told(folder: Path, beat: int, code: int | None = None) -> None:
     said = {"attempt": 1, "node": 1, "beat": beat, "incarnation": 0, "code": code, "ranks": [], "words": [], "killed": 0}
     (folder / "node-00001.json").write_text(json.dumps(said), encoding="utf-8")
 
 
-def test_a_node_is_lost_by_its_agents_end_or_by_its_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_is_lost_by_its_agents_end_or_by_its_silence(tmp_path: Path) -> None:
     watched = nodes.Nodes(nodes.Node(tmp_path, range(1), lambda *_: []), 2, 1)
     assert watched.lost(0) is None, "nothing was heard yet"
     told(tmp_path, 1)
     assert watched.lost(0) is None
-    monkeypatch.setattr(nodes, "LOST_S", 0)
-    time.sleep(0.01)
+    watched.beats[1] = (1, now() - (nodes.LOST_S + 1) * 10**9)
     assert watched.lost(0) == "node 1 fell silent"
     told(tmp_path, 2)
     assert watched.lost(0) is None

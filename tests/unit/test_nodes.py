@@ -68,6 +68,7 @@ def test_a_command_travels_as_one_text_for_ssh_as_words_for_others_and_once_to_a
         ({"cards": 32, "nodes": 4}, nodes.Site((), "srun"), 8, None),
         ({"cards": 16, "nodes": 2}, TWO, 8, "needs 8 cards on each node, 4 are here"),
         ({"cards": 8, "nodes": 2}, TWO, 8, None),
+        ({"cards": 16, "processes": 1, "nodes": 2, "suite": "stability"}, TWO, 8, "needs 8 cards on each node, 4 are here"),
     ],
 )
 def test_a_case_that_needs_more_than_there_is_says_so(
@@ -199,6 +200,14 @@ def test_a_supervised_training_that_is_over_waits_for_no_node_that_was_lost(tmp_
 
 def test_the_end_of_the_first_node_ends_a_supervised_training(tmp_path: Path, pids: Path) -> None:
     assert supervised(tmp_path, "import sys; sys.exit(3)", FOREVER) == Outcome("worker of node 0 exited with 3")
+    assert alive(pids) == []
+
+
+def test_a_node_that_may_not_take_part_is_not_asked_again(tmp_path: Path, pids: Path) -> None:
+    refusal = "import sys; print('worker: node 1 differs from node 0: x', file=sys.stderr); sys.exit(78)"
+    found = supervised(tmp_path, FOREVER, refusal)
+    assert found == Outcome("worker of node 1 exited with 78")
+    assert attempt.state_of(tmp_path, found) == ("failed", "node 1 differs from node 0: x")
     assert alive(pids) == []
 
 

@@ -46,6 +46,8 @@ def keep(case: Case, attempt: int) -> str | None:
     keeper = nodes.Keeper(own, place.node, attempt, lambda theirs: rendezvous.differences({0: theirs, place.node: _versions()}))
     if not keeper.is_back():
         rendezvous.answer(place, Path(sys.argv[0]))
+        if not (folder / HANDED).exists():  # node 0 left it there before
+            return f"node {place.node} does not see what node 0 wrote; name a folder that all nodes share with --checkpoints DIR"
     return keeper.run()
 
 
