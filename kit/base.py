@@ -175,10 +175,12 @@ def _mmdebstrap(debian: dict[str, Any], machine: str, path: Path) -> None:
     if done.returncode:
         temporary.unlink(missing_ok=True)
         lines = [line for line in done.stderr.splitlines() if line.startswith(("E:", "Err"))] or done.stderr.splitlines() or ["no message"]
+        foreign = any(word in lines[-1] for word in ("foreign architecture", "executed natively"))
+        other = f"build on a machine of kind {machine}, or let this one run such programs: apt-get install arch-test qemu-user-static"
         raise KitError(
             "mmdebstrap failed",
             why=lines[-1],
-            next_step=f"check that a Debian mirror can be reached, or set {MIRROR}",
+            next_step=other if foreign else f"check that a Debian mirror can be reached, or set {MIRROR}",
             exit_code=ENVIRONMENT,
         )
     temporary.replace(path)

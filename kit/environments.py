@@ -59,6 +59,14 @@ def prepare(chip: Chip, say: Say) -> Environment:
 
 
 def _check_host(made: recipe.Recipe) -> None:
+    if made.needs_base:
+        raise KitError(
+            "no environment can be made from the lock alone",
+            where=f"{made.folder.name}/image.toml",
+            why="torch comes with the image's base",
+            next_step="start a container engine, or run in the vendor's own environment: --isolation none",
+            exit_code=ENVIRONMENT,
+        )
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     if here != made.target.python or platform.machine() != made.target.machine:
         raise KitError(

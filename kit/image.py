@@ -23,7 +23,6 @@ from docker.errors import ImageNotFound
 from kit import base, builder, chip, engine, imports, patches, patching, recipe, sbom, wheelhouse
 from kit.errors import ENVIRONMENT, FAILED, KitError
 from kit.files import cache_folder, sha256_file, write_atomic
-from verify.data import root
 
 Say = Callable[[str], None]
 
@@ -162,7 +161,7 @@ def build(product: chip.Chip, say: Say) -> ImageIdentity:
 
 def _context(folder: Path, house: wheelhouse.Wheelhouse, made: recipe.Recipe) -> None:
     """The build context: the Dockerfile, the install lock, the wheels (hard links), the patches and what applies them."""
-    shutil.copy(root() / recipe.DOCKERFILE, folder / recipe.DOCKERFILE)
+    (folder / recipe.DOCKERFILE).write_text(made.dockerfile, encoding="utf-8")
     shutil.copy(house.folder / "install.lock", folder / "install.lock")
     shutil.copytree(house.folder / "wheels", folder / "wheels", copy_function=os.link)
     shutil.copy(patching.__file__, folder / "patching.py")

@@ -133,8 +133,9 @@ def docker(_: Chip, given: Grants, task: Task) -> list[str]:
 
 
 def podman(_: Chip, given: Grants, task: Task) -> list[str]:
-    """Podman's command line."""
-    return ["podman", "run", *_engine_flags(given, task), *_volumes(given, task), task.image, *ARGUMENTS]
+    """Podman's command line, without the writable places and the files of users that it would mount of its own accord."""
+    own = ["--read-only-tmpfs=false", "--passwd=false"]
+    return ["podman", "run", *own, *_engine_flags(given, task), *_volumes(given, task), task.image, *ARGUMENTS]
 
 
 def apptainer(chip: Chip, given: Grants, task: Task) -> list[str]:

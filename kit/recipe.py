@@ -15,6 +15,7 @@ from verify.data import root
 
 MACHINES = {"linux/amd64": "x86_64", "linux/arm64": "aarch64"}
 DOCKERFILE = "Dockerfile"
+VENV = "python3 -m venv /opt/venv"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,17 @@ class Recipe:
     def imports(self) -> list[str]:
         """`module` or `module:attribute` that must import in the image."""
         return list(self.document.get("imports", []))
+
+    @property
+    def dockerfile(self) -> str:
+        """The one recipe; where the base brings torch, the environment made in it sees the base's packages."""
+        text = (root() / DOCKERFILE).read_text(encoding="utf-8")
+        return text.replace(VENV, VENV.replace("venv ", "venv --system-site-packages ", 1)) if self.needs_base else text
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether torch and SDK are the base's, and the lock holds only what is added."""
+        return bool(self.document["python"].get("packages", "own") == "base")
 
     @property
     def target(self) -> Target:

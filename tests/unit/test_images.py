@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from kit import base, builder, chip, image, launch, recipe, sbom
+from kit import base, builder, chip, environments, image, launch, lock, recipe, sbom
 from kit.errors import ENVIRONMENT, FAILED, KitError
+from tests.conftest import ROOT
 
 
 def test_sbom_has_one_component_a_package_and_the_same_bytes() -> None:
@@ -91,3 +92,42 @@ def test_official_plan_refuses_an_unchecked_base(official: bool, kind: str, refu
             launch._check_base(plan, product, identity)
     else:
         launch._check_base(plan, product, identity)
+
+
+def test_a_base_that_brings_torch_stays_visible_and_the_lock_holds_none() -> None:
+    made = recipe.load(chip.load("amd"))
+    assert "python3 -m venv --system-site-packages /opt/venv" in made.dockerfile
+    pins = {name for path in made.locks for name in lock.read(path)}
+    assert {"deepspeed", "transformers", "peft", "diffusers"} <= pins
+    assert not {name for name in pins if name.startswith(("torch", "triton", "nvidia", "rocm"))}
+    assert base.unchecked(made)
+
+
+@pytest.mark.parametrize("name", ["cpu", "nvidia", "ascend"])
+def test_other_images_see_nothing_of_their_base(name: str) -> None:
+    made = recipe.load(chip.load(name))
+    assert made.dockerfile == (ROOT / recipe.DOCKERFILE).read_text(encoding="utf-8")
+    assert recipe.VENV in made.dockerfile
+
+
+def test_no_environment_is_made_from_a_lock_without_torch() -> None:
+    with pytest.raises(KitError, match="torch comes with the image's base.* --isolation none") as refused:
+        environments.prepare(chip.load("amd"), print)
+    assert refused.value.exit_code == ENVIRONMENT
+
+
+@pytest.mark.parametrize(
+    ("said", "next_step"),
+    [
+        ("E: install arch-test for foreign architecture support", "build on a machine of kind aarch64, or .*qemu-user-static"),
+        ("E: Unable to fetch some archives", "check that a Debian mirror can be reached"),
+    ],
+)
+def test_what_mmdebstrap_lacks_has_a_next_step(said: str, next_step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mmdebstrap").write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
+    (tmp_path / "mmdebstrap").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    made = recipe.load(chip.load("ascend"))
+    with pytest.raises(KitError, match=f"mmdebstrap failed: {said}; {next_step}") as failed:
+        base._mmdebstrap(made.base["debian"], made.target.machine, tmp_path / "base.tar")
+    assert failed.value.exit_code == ENVIRONMENT
