@@ -102,6 +102,7 @@ def test_nine_digits_half_to_even(value: Fraction, text: str) -> None:
 def test_what_comes_from_a_run_is_shown_on_one_safe_line() -> None:
     assert show("a\nb\x1b[31m") == "a\\nb\\x1b[31m"
     assert len(show("x" * 1000)) == 200
+    assert show("x" * 200) == "x" * 200
 
 
 def test_metrics_worked_out_by_hand(tmp_path: Path) -> None:
