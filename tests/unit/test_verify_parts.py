@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -205,6 +206,14 @@ def test_a_finding_says_where_what_was_expected_and_what_was_found(severity: str
     finding = getattr(findings, severity)("a.b", "here\x1b", 1, None)
     assert finding.to_dict() == {"rule": "a.b", "severity": severity, "where": "here\\x1b", "expected": "1", "found": "None"}
     assert str(finding.refusal()) == str(finding) == "a.b (here\\x1b): expected 1, found None"
+
+
+@pytest.mark.parametrize("y", [*range(2), *range(2**255 - 19, 2**255), 2**255 - 20])
+def test_a_key_is_no_point_of_low_order_and_written_in_one_way(y: int) -> None:
+    """0, 1, p - 1, and every y from p on, which stands for y - p."""
+    key = Ed25519PublicKey.from_public_bytes(y.to_bytes(32, "little"))
+    with pytest.raises(Refused, match=r"key\.order"):
+        envelope.load_key(envelope.spki(key), "key")
 
 
 def test_what_could_not_be_checked_is_one_line() -> None:
