@@ -8,11 +8,12 @@ from kit.errors import KitError
 
 Case = dict[str, Any]
 FLOAT8_MULTIPLE = 16  # elements of a side: what products in eight bits ask for
+NAMES = {"tensor_parallel": "does not split layers", "pipeline_parallel": "has no stages"}  # what engine deepspeed lacks for each
 SPLIT = ("num_heads", "num_kv_heads", "ffn_size")  # of a model, what each member of a team has a part of
 
 
 def check(case: Case, where: str) -> None:
-    """KitError where nodes, faults, tensor_parallel or the global batch do not fit the case's ranks; `where` names the case."""
+    """KitError where nodes, faults, teams, stages or the global batch do not fit the case's ranks; `where` names the case."""
     counted = "cards" if case["suite"] == "stability" else "processes"  # a supervised training has a rank a card, and one that records
     ranks = case[counted]
     if type(case["nodes"]) is not int or case["nodes"] < 1 or ranks % case["nodes"]:
@@ -27,39 +28,81 @@ def check(case: Case, where: str) -> None:
             where=where,
             next_step="take kill_supervisor, which ends everything on one node, or give the case more nodes",
         )
-    if (team := case.get("tensor_parallel", 1)) > 1:
-        _check_team(case, team, where)
+    sharers = 1
+    for key, given in NAMES.items():
+        if (number := case.get(key, 1)) > 1:
+            _check_engine(case, key, number, given, where)
+            sharers *= number
+    if case.get("pipeline_parallel", 1) > 1:
+        _check_stages(case, where)
+    if sharers > 1:
+        _check_divided(case, sharers, where)
     if "global_batch" in case:
-        _check_batch(case, ranks // team, "processes" if team == 1 else "processes / tensor_parallel", where)
+        named = " / ".join(["processes", *(key for key in NAMES if case.get(key, 1) > 1)])
+        _check_batch(case, ranks // sharers, named, where)
         _check_float8(case, where)
 
 
-def _check_team(case: Case, team: int, where: str) -> None:
+def _check_engine(case: Case, key: str, number: int, lacking: str, where: str) -> None:
     if case["engine"] != "torch":
         raise KitError(
-            f"engine {case['engine']} does not split layers: tensor_parallel = {team} is not possible",
+            f"engine {case['engine']} {lacking}: {key} = {number} is not possible",
             where=where,
-            next_step='use engine = "torch", or zero_stage = 3 with tensor_parallel = 1',
+            next_step=f'use engine = "torch", or zero_stage = 3 with {key} = 1',
         )
     if case.get("method") == "lora":
         raise KitError(
-            f"adapters stand on whole layers: tensor_parallel = {team} is not possible with method lora",
+            f"adapters stand on whole layers: {key} = {number} is not possible with method lora",
             where=where,
-            next_step='use method = "full", or tensor_parallel = 1',
+            next_step=f'use method = "full", or {key} = 1',
         )
     if case["dtype"] == "float8":
         raise KitError(
-            f"products in float8 take whole layers: tensor_parallel = {team} is not possible with dtype float8",
+            f"products in float8 take whole layers: {key} = {number} is not possible with dtype float8",
             where=where,
-            next_step="take another dtype, or tensor_parallel = 1",
+            next_step=f"take another dtype, or {key} = 1",
         )
-    divided = {"processes": case["processes"]} | {f"{name} of the model": case["model"][name] for name in SPLIT}
-    for name, number in divided.items():
-        if number % team:
+
+
+def _check_stages(case: Case, where: str) -> None:
+    """Stages are offered for models whose ends share no weights, drawn from a seed, and for losses of training alone."""
+    stages, model = case["pipeline_parallel"], case["model"]
+    lacking = {
+        f"architecture {model['architecture']}": model["architecture"] not in {"llama", "internlm"},
+        f"weights of a file ('{case['weights']}')": case["weights"] != "random",
+        "packing varlen": case["packing"] == "varlen",
+        "evaluation": "evaluation" in case,
+    }
+    for name, is_lacking in lacking.items():
+        if is_lacking:
             raise KitError(
-                f"tensor_parallel = {team} does not divide {name} = {number}",
+                f"pipeline_parallel = {stages} does not go with {name} yet",
                 where=where,
-                next_step="choose a number that divides processes, heads, key/value heads and ffn_size",
+                next_step="use pipeline_parallel = 1 and tensor_parallel, or engine deepspeed with zero_stage = 3",
+            )
+    if model["num_layers"] % stages:
+        raise KitError(
+            f"pipeline_parallel = {stages} does not divide num_layers of the model = {model['num_layers']}",
+            where=where,
+            next_step="choose a number that divides the layers, so that each stage has as many",
+        )
+
+
+def _check_divided(case: Case, sharers: int, where: str) -> None:
+    team = case.get("tensor_parallel", 1)
+    if case["processes"] % sharers:
+        named = " x ".join(f"{key} = {case[key]}" for key in NAMES if case.get(key, 1) > 1)
+        raise KitError(
+            f"{named} does not divide processes = {case['processes']}",
+            where=where,
+            next_step="let processes be a multiple of the ranks that hold one model",
+        )
+    for name in SPLIT:
+        if case["model"][name] % team:
+            raise KitError(
+                f"tensor_parallel = {team} does not divide {name} of the model = {case['model'][name]}",
+                where=where,
+                next_step="choose a number that divides heads, key/value heads and ffn_size",
             )
 
 

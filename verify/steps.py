@@ -31,7 +31,7 @@ RULES = {
     "cards": "one rank for each card, as formula F2 divides by cards",
     "facts": "each rank records its environment, its model (seed and dtype of the case) and its data, the same on every rank",
     "model": "the model has as many parameters as the case's file of it says",
-    "layout": "ranks of one team (tensor_parallel of them) have the same tokens and the same loss, and the team divides ranks and layers",
+    "layout": "the tensor_parallel x pipeline_parallel ranks of a model have the same tokens and loss, and divide ranks and layers",
     "steps": "steps 0, 1, 2, ... with the case's warm-up, then its measured steps",
     "time": "a step begins after the one before ended, and takes time",
     "tokens": "tokens of the ranks in a step, a team's once, = global_batch * sequence_length, and no more real ones than nominal ones",

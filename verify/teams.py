@@ -1,6 +1,6 @@
 """Ranks that hold one model together have one share of a batch: their tokens count once, and they lose the same.
 
-A case's `tensor_parallel` says how many neighbouring ranks that are: rank r is of team r div T.
+Of a case's layout, tensor_parallel x pipeline_parallel neighbouring ranks hold one model: here, a team.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SPLIT = ("num_heads", "num_kv_heads", "ffn_size")
 
 def size(case: Mapping[str, Any]) -> int:
     """Ranks of a team."""
-    return int(case.get("tensor_parallel", 1))
+    return int(case.get("tensor_parallel", 1)) * int(case.get("pipeline_parallel", 1))
 
 
 @dataclass(slots=True)
@@ -44,9 +44,10 @@ def differing(case: Mapping[str, Any], members: Mapping[int, Member]) -> Iterato
     team, rule = size(case), f"{case['suite']}.layout"
     if team == 1:
         return
-    divided = {"ranks": len(members)} | {name: case["model"][name] for name in SPLIT}
-    if case["engine"] != "torch" or case.get("method") == "lora" or any(number % team for number in divided.values()):
-        yield error(rule, case["id"], f"engine torch, whole layers, and numbers that {team} divides", f"{case['engine']}, {divided}")
+    left = {name: case["model"][name] % case.get("tensor_parallel", 1) for name in SPLIT}
+    left |= {"ranks": len(members) % team, "num_layers": case["model"]["num_layers"] % case.get("pipeline_parallel", 1)}
+    if case["engine"] != "torch" or case.get("method") == "lora" or any(left.values()):
+        yield error(rule, case["id"], "engine torch, whole layers, and nothing left when they are divided", f"{case['engine']}, {left}")
     for number, member in sorted(members.items()):
         first = members.get(number - number % team, member)
         where, other = f"{case['id']}: rank {number}", f"rank {number - number % team}"

@@ -22,7 +22,7 @@ Prepare = Callable[[Case, training.Place], tuple[Any, str | None]]
 
 def run(case: Case, recorder: Recorder, prepare: Prepare) -> None:
     """A case from its first event to its last step; `prepare` gives the model on this rank's device and the SHA-256 of its weights."""
-    here = training.place(case.get("tensor_parallel", 1))
+    here = training.place(case.get("tensor_parallel", 1), case.get("pipeline_parallel", 1))
     recorder.event("environment", **device.facts(here.device))
     device.forget_peak(here.device)
     with _explained(case, recorder, here):
@@ -31,7 +31,7 @@ def run(case: Case, recorder: Recorder, prepare: Prepare) -> None:
         recorder.event("estimate", **memory.checked(case, here))
         model, weights_sha256 = prepare(case, here)
         kind = "random" if weights_sha256 is None else "file"
-        numel = sum(whole_size(parameter) for name, parameter in model.named_parameters() if ADAPTER not in name)
+        numel = here.over_stages(sum(whole_size(parameter) for name, parameter in model.named_parameters() if ADAPTER not in name))
         recorder.event("model", parameters=numel, weights=kind, weights_sha256=weights_sha256, seed=case["seed"], dtype=case["dtype"])
         engine = training.build(case, here, model)
         source = data.source(case)

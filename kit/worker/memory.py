@@ -5,12 +5,13 @@ Weights, gradients, masters and states are counted exactly (Rajbhandari et al. 2
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import torch
 
 from . import device, models, training
-from .models.tensor import Team
+from .models.tensor import Stage, Team
 
 Case = dict[str, Any]
 ADVICE = "take a smaller micro_batch, checkpoint_activations, a higher zero_stage on more cards, tensor_parallel, or offload"
@@ -26,16 +27,18 @@ def asked(case: Case) -> str:
     """The case's model and layout in words."""
     model = case["model"]
     name = model.get("id") or f"{model['architecture']} of width {model['hidden_size']} and {model['num_layers']} layers"
-    team = f"tensor_parallel {case['tensor_parallel']}, " if case.get("tensor_parallel", 1) > 1 else ""
-    layout = f"{team}ZeRO {case['zero_stage']} on {case['processes']} cards, offload {case['offload']}"
+    shared = "".join(f"{key} {case[key]}, " for key in ("tensor_parallel", "pipeline_parallel") if case.get(key, 1) > 1)
+    layout = f"{shared}ZeRO {case['zero_stage']} on {case['processes']} cards, offload {case['offload']}"
     return f"{name}, micro_batch {case['micro_batch']}, {layout}"
 
 
 def parameters(case: Case) -> tuple[int, int]:
-    """(all parameters, those that are trained) of the case's model on one rank, counted without building it."""
-    ranks = case.get("tensor_parallel", 1)
+    """(all parameters, those that are trained) of the case's model on the rank that holds most, counted without building it."""
+    ranks, stages = case.get("tensor_parallel", 1), case.get("pipeline_parallel", 1)
+    team = Team(0, ranks) if ranks > 1 else None
     with torch.device("meta"):
-        count = sum(p.numel() for p in models.build(case["model"], team=Team(0, ranks) if ranks > 1 else None).parameters())
+        ends: list[Stage | None] = [Stage(0, stages), Stage(stages - 1, stages)] if stages > 1 else [None]
+        count = max(sum(p.numel() for p in models.build(case["model"], team=team, stage=stage).parameters()) for stage in ends)
     return count, 0 if case.get("method") == "lora" else count
 
 
@@ -62,11 +65,20 @@ def _activations(case: Case, width: int) -> int:
     slots = case["micro_batch"] * model["sequence_length"]
     split = (SPLIT_PER_LAYER * model["hidden_size"] + 3 * model["ffn_size"]) // ranks
     layer = slots * width * (WHOLE_PER_LAYER * model["hidden_size"] + split)
-    kept = model["num_layers"] * layer
+    layers = model["num_layers"] * _in_flight(case)
+    kept = layers * layer
     if case["checkpoint_activations"]:
-        kept = layer + model["num_layers"] * slots * width * model["hidden_size"]
+        kept = layer + layers * slots * width * model["hidden_size"]
     words = model["vocab_size"] // (1 if model["vocab_size"] % ranks or model["architecture"] == "bert" else ranks)
-    return kept + 2 * slots * words * width // case["loss_chunks"]
+    return int(kept) + 2 * slots * words * width // case["loss_chunks"]
+
+
+def _in_flight(case: Case) -> Fraction:
+    """Micro-batches that the first stage keeps at a time, one for each stage behind it as 1F1B goes, times its share of the layers."""
+    stages = case.get("pipeline_parallel", 1)
+    sharers = case.get("tensor_parallel", 1) * stages
+    units = case["global_batch"] * sharers // (case["micro_batch"] * case["processes"])
+    return Fraction(min(stages, units), stages) if stages > 1 else Fraction(1)
 
 
 def checked(case: Case, here: training.Place) -> dict[str, int]:

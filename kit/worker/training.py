@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from . import device, float8, parallel
-from .models.tensor import Team
+from .models.tensor import Stage, Team
 from .optimizer import AdamW, learning_rate
 
 Case = dict[str, Any]
@@ -32,23 +32,38 @@ Batch = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where this rank runs, the team that it holds a model with, and the group of ranks that hold the same part of it."""
+    """Where this rank runs, its team and its stage, the ranks that hold the same part (`peers`), those of the stages (`line`)."""
 
     device: torch.device
     rank: int
     world_size: int
     team: Team | None = None
     peers: Any = None
+    stage: Stage | None = None
+    line: Any = None
+
+    @property
+    def sharers(self) -> int:
+        """Ranks that hold one model together."""
+        return (self.team.ranks if self.team else 1) * (self.stage.ranks if self.stage else 1)
 
     @property
     def data_rank(self) -> int:
-        """Which share of a batch is this rank's: a team has one."""
-        return self.rank // (self.team.ranks if self.team else 1)
+        """Which share of a batch is this rank's: ranks that hold one model have one."""
+        return self.rank // self.sharers
 
     @property
     def data_ranks(self) -> int:
         """Shares of a batch."""
-        return self.world_size // (self.team.ranks if self.team else 1)
+        return self.world_size // self.sharers
+
+    def over_stages(self, count: int) -> int:
+        """Sum of a number over the stages of the model."""
+        if self.stage is None:
+            return count
+        found = torch.tensor(count, device=self.device)
+        torch.distributed.all_reduce(found, group=self.line)
+        return int(found.item())
 
     def mean(self, value: Tensor) -> float:
         """Mean of a number over all ranks."""
@@ -86,10 +101,10 @@ class Engine(Protocol):
         """Give up what the engine holds."""
 
 
-def place(tensor_parallel: int = 1) -> Place:
+def place(tensor_parallel: int = 1, pipeline_parallel: int = 1) -> Place:
     """Where this rank runs, with the collective library ready on its device; a lone process is a group of one.
 
-    So many neighbouring ranks hold one model together.
+    So many neighbouring ranks are a team, so many teams one behind the other hold a model together.
     """
     for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
         os.environ.setdefault(name, value)
@@ -99,7 +114,7 @@ def place(tensor_parallel: int = 1) -> Place:
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if world_size > 1 and not torch.distributed.is_initialized():
         torch.distributed.init_process_group(device.backend(here))
-    return Place(here, rank, world_size, *parallel.teams(here.type, world_size, tensor_parallel))
+    return Place(here, rank, world_size, *parallel.groups(here.type, world_size, tensor_parallel, pipeline_parallel))
 
 
 def end() -> None:
@@ -118,6 +133,12 @@ def build(case: Case, here: Place, model: Any) -> Engine:
         for block in model.blocks:  # one graph for all layers: minutes less to compile than one of the whole model
             block.compile(fullgraph=True)
         model.tail = torch.compile(model.tail)
+    if here.stage is not None:
+        try:
+            from .pipeline import PipelineEngine
+        except ImportError as error:
+            raise NotImplementedError(f"torch {torch.__version__} has no torch.distributed.pipelining") from error
+        return PipelineEngine(case, here, model)
     engines: dict[str, Any] = {"torch": TorchEngine, "deepspeed": DeepspeedEngine}
     made: Engine = engines[case["engine"]](case, here, model)
     return made
@@ -155,7 +176,7 @@ class TorchEngine:
                 parameter.data = parameter.data.to(device.DTYPES[case["dtype"]])
         groups = _layers(model)
         self.trained = [parameter for group in groups for parameter in group]
-        self.gradients = parallel.Gradients(self.trained, here.world_size, here.team, here.peers)
+        self.gradients = parallel.Gradients(self.trained, here.data_ranks, here.team, here.peers, here.line)
         self.optimizer = AdamW(
             groups, self.settings, compiled=case["compile"], scaled=case["dtype"] == "float16", norm_of=self.gradients.norm
         )

@@ -53,6 +53,14 @@ def in_teams(bench: Bench) -> None:
             bench.step(number, rank).update(tokens=64, real_tokens=60)
 
 
+def in_stages(bench: Bench) -> None:
+    """The two ranks are the stages of one model."""
+    in_teams(bench)
+    for place in (bench.plan.document["cases"][0], bench.handed[PRETRAIN]["case"]):
+        place.update(tensor_parallel=1, pipeline_parallel=2)
+        place["model"] = place["model"] | {"num_layers": 2}
+
+
 def apart(bench: Bench) -> None:
     """As two data ranks would lose: the mean over ranks is right."""
     in_teams(bench)

@@ -22,7 +22,7 @@ def test_in_the_locked_environment(folders: tuple[str, ...]) -> None:
         env=os.environ | {"PYTHONPATH": sysconfig.get_paths()["purelib"], "CHIPASSAY_ALL_MUST_RUN": "1"},
         text=True,
         capture_output=True,
-        timeout=1500,
+        timeout=7200,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert " passed" in done.stdout

@@ -31,12 +31,12 @@ def steps(case: Case, here: training.Place) -> dict[str, Any]:
             losses.append(here.mean(done.loss))
             norms.append(float(done.grad_norm))
         with torch.no_grad():
-            held = here.mean(engine.module.eval()(**source.unit(-1, 0, share).batch))
+            held = None if here.stage else here.mean(engine.module.eval()(**source.unit(-1, 0, share).batch))
     return {
         "losses": losses,
         "norms": norms,
         "held_out": held,
-        "parameters": sum(map(whole_size, model.parameters())),
+        "parameters": here.over_stages(sum(map(whole_size, model.parameters()))),
         "held": sum(parameter.numel() for parameter in model.parameters()),
     }
 
@@ -46,7 +46,7 @@ def main() -> None:
     cases, folder = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
     found = []
     for case in cases:
-        here = training.place(case.get("tensor_parallel", 1))
+        here = training.place(case.get("tensor_parallel", 1), case.get("pipeline_parallel", 1))
         found.append(steps(case, here))
     (folder / f"rank-{here.rank}.json").write_text(json.dumps(found))
     training.end()

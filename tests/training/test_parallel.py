@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 
 from kit.worker import memory, models, training  # noqa: E402
 from kit.worker.models import loss  # noqa: E402
-from kit.worker.models.tensor import Team, cut_of, mine  # noqa: E402
+from kit.worker.models.tensor import Stage, Team, cut_of, mine  # noqa: E402
 from tests.conftest import ROOT  # noqa: E402
 from tests.training import ranks  # noqa: E402
 from tests.training.test_training import BERT, HERE, SHAPE, case  # noqa: E402
@@ -31,14 +31,20 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "llama, loss in chunks and activations made anew": {"loss_chunks": 4, "checkpoint_activations": True},
     "gpt, packed documents": {"model": GPT, "data": "internevo-dummy", "packing": "mask", "tokenizer": "none"},
     "llama, a vocabulary that nothing divides": {"model": SHAPE | {"vocab_size": 257}},
+    "llama, packed documents": {"data": "internevo-dummy", "packing": "mask", "tokenizer": "none"},
     "llama, no clipping": {"optimizer": case()["optimizer"] | {"clip": 0}},
 }
-TEAMS = {2: (2,), 4: (2,)}  # processes -> sizes of teams: one team of two; two teams of two
+STAGED = ["internlm", "llama", "llama, loss in chunks and activations made anew", "llama, no clipping", "llama, packed documents"]
+LAYOUTS = {  # processes -> (tensor_parallel, pipeline_parallel, settings)
+    2: [(2, 1, sorted(SETTINGS)), (1, 2, STAGED)],
+    4: [(2, 1, ["gpt"]), (1, 2, ["llama"]), (2, 2, ["llama, packed documents"])],
+}
 
 
-def _asked(name: str, processes: int, team: int) -> dict[str, Any]:
+def _asked(name: str, processes: int, team: int, stages: int) -> dict[str, Any]:
     made = case(**SETTINGS[name])
-    return made | {"processes": processes, "tensor_parallel": team, "micro_batch": made["micro_batch"] * team // max(team, processes)}
+    layout = {"processes": processes, "tensor_parallel": team, "pipeline_parallel": stages}
+    return made | layout | {"micro_batch": made["micro_batch"] * team * stages // processes}
 
 
 def _run(processes: int, cases: list[dict[str, Any]], folder: Path) -> list[list[dict[str, Any]]]:
@@ -60,19 +66,16 @@ def _alone(name: str) -> dict[str, Any]:
     return ranks.steps(case(**SETTINGS[name]), HERE)
 
 
-@pytest.mark.parametrize("processes", sorted(TEAMS))
+@pytest.mark.parametrize("processes", LAYOUTS)
 def test_curves_and_norms_are_those_of_one_rank(processes: int, tmp_path: Path) -> None:
-    names = sorted(SETTINGS)
-    if processes > 2:
-        names = ["gpt", "llama"]
-    [team] = TEAMS[processes]
-    found = _run(processes, [_asked(name, processes, team) for name in names], tmp_path)
-    for index, name in enumerate(names):
+    asked = [(name, team, stages) for team, stages, names in LAYOUTS[processes] for name in names]
+    found = _run(processes, [_asked(name, processes, team, stages) for name, team, stages in asked], tmp_path)
+    for index, (name, team, stages) in enumerate(asked):
         alone = _alone(name)
         for rank in range(processes):
             own = found[rank][index]
             for key in ("losses", "norms"):
-                assert own[key] == pytest.approx(alone[key], rel=2e-5), (name, rank, key)
+                assert own[key] == pytest.approx(alone[key], rel=2e-5), (name, team, stages, rank, key)
             assert own["held_out"] == found[0][index]["held_out"]
             assert own["parameters"] == alone["parameters"]
             assert own["held"] < 0.8 * alone["parameters"]
@@ -89,6 +92,17 @@ def test_first_values_are_cut_from_the_whole_model() -> None:
             for (name, own), all_of_it in zip(part.named_parameters(), whole.parameters(), strict=True):
                 assert torch.equal(own, mine(own, all_of_it)), name
             assert sum(cut_of(own) is not None for own in part.parameters()) >= 4 * shape["num_layers"]
+
+
+def test_stages_hold_the_layers_of_the_whole_model_one_after_the_other() -> None:
+    torch.manual_seed(3)
+    whole = list(models.build(SHAPE).named_parameters())
+    held = []
+    for rank in (0, 1):
+        torch.manual_seed(3)
+        held += [value for _, value in models.build(SHAPE, stage=Stage(rank, 2)).named_parameters()]
+    assert len(held) == len(whole)
+    assert all(torch.equal(own, value) for own, (_, value) in zip(held, whole, strict=True))
 
 
 def test_pieces_of_a_fused_product_are_query_key_and_value_of_the_same_heads() -> None:
@@ -130,6 +144,18 @@ def test_memory_is_divided_by_the_team() -> None:
     assert one["activations_bytes"] / 8 < eight["activations_bytes"] < one["activations_bytes"]
 
 
+def test_memory_of_a_stage_is_that_of_its_layers_and_of_the_micro_batches_on_their_way() -> None:
+    large = SHAPE | {"hidden_size": 4096, "num_layers": 32, "num_heads": 32, "num_kv_heads": 32, "ffn_size": 11008}
+    asked = case(dtype="bfloat16", model=large, micro_batch=1, global_batch=16)
+    one = memory.estimate(asked, *memory.parameters(asked))
+    staged = asked | {"pipeline_parallel": 4, "processes": 4}
+    four = memory.estimate(staged, *memory.parameters(staged))
+    assert four["states_bytes"] == pytest.approx(one["states_bytes"] / 4, rel=0.01)  # the ends have the words
+    assert four["activations_bytes"] == one["activations_bytes"]  # four micro-batches of a quarter of the layers
+
+
 def test_ranks_of_a_team_have_one_share_of_the_batch() -> None:
     places = [training.Place(HERE.device, rank, 8, Team(rank % 4, 4)) for rank in range(8)]
     assert [(here.data_rank, here.data_ranks) for here in places] == [(0, 2)] * 4 + [(1, 2)] * 4
+    both = [training.Place(HERE.device, rank, 8, Team(rank % 2, 2), None, Stage(rank // 2 % 2, 2)) for rank in range(8)]
+    assert [(here.data_rank, here.data_ranks) for here in both] == [(0, 2)] * 4 + [(1, 2)] * 4

@@ -96,7 +96,7 @@ def test_bfloat16_keeps_float32_masters() -> None:
 
 def test_float16_scales_its_loss_and_skips_what_is_not_finite() -> None:
     parameter = torch.nn.Parameter(torch.ones(4, dtype=torch.float16))
-    optimizer = AdamW([[parameter]], OPTIMIZER, compiled=False, scaled=True, norm_of=parallel.Gradients([parameter], 1, None, None).norm)
+    optimizer = AdamW([[parameter]], OPTIMIZER, compiled=False, scaled=True, norm_of=parallel.Gradients([parameter], 1).norm)
     _, skipped = optimizer.step([torch.full((4,), float("inf"), dtype=torch.float16)], 0.1)
     assert (skipped, optimizer.scale) == (True, 2**15)
     assert torch.equal(parameter.detach(), torch.ones(4, dtype=torch.float16))

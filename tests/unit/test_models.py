@@ -89,6 +89,7 @@ def test_what_is_no_curve_is_said(tmp_path: Path, text: str) -> None:
         curves.read(tmp_path / "c.json", "t")
 
 
+STAGED = builder.MODEL | {"sequence_length": 16, "num_layers": 2}
 TEAM = {"engine": "torch", "zero_stage": 0, "tensor_parallel": 2}
 
 
@@ -105,6 +106,12 @@ def test_a_team_has_one_share_of_the_batch() -> None:
         ({"model": builder.MODEL | {"sequence_length": 16, "num_heads": 4, "num_kv_heads": 1}}, "does not divide num_kv_heads of the model = 1"),
         ({"model": builder.MODEL | {"sequence_length": 16, "ffn_size": 129}}, "does not divide ffn_size of the model = 129"),
         ({"global_batch": 3}, "global_batch 3 is not a multiple of micro_batch x processes / tensor_parallel = 2"),
+        ({"tensor_parallel": 1, "pipeline_parallel": 2}, "pipeline_parallel = 2 does not divide num_layers of the model = 1"),
+        ({"pipeline_parallel": 2, "model": STAGED}, "tensor_parallel = 2 x pipeline_parallel = 2 does not divide processes = 2"),
+        ({"pipeline_parallel": 2, "engine": "deepspeed", "tensor_parallel": 1}, "engine deepspeed has no stages: pipeline_parallel = 2"),
+        ({"pipeline_parallel": 2, "model": STAGED | {"architecture": "gpt"}}, "does not go with architecture gpt yet"),
+        ({"pipeline_parallel": 2, "evaluation": {"every": 2, "batches": 1}}, "does not go with evaluation yet"),
+        ({"pipeline_parallel": 2, "weights": "mine"}, "does not go with weights of a file .'mine'. yet"),
         ({"tensor_parallel": 0}, "0 is out of range .*tensor_parallel.; minimum is 1"),
     ],
 )

@@ -36,12 +36,13 @@ def test_a_fine_tuning_case_is_verified(tmp_path: Path) -> None:
 def test_tokens_of_a_team_count_once_and_all_its_cards_divide(tmp_path: Path) -> None:
     """Two ranks, 3 measured steps of 2 ms over 64 tokens: the same as where each had half of them."""
     found = []
-    for name, edit in (("data", lambda _: None), ("tensor", contents.in_teams)):
+    for name, edit in (("data", lambda _: None), ("tensor", contents.in_teams), ("pipeline", contents.in_stages)):
         (tmp_path / name).mkdir()
         outcome = replay.replay(builder.build(tmp_path / name, edit), "self")
         assert (outcome.verdict, outcome.findings) == ("verified", [])
         found.append(outcome.cases[0].metrics)
     assert found[0] == found[1]
+    assert {name: found[2][name] for name in ("tgs", "loss_last")} == {name: found[0][name] for name in ("tgs", "loss_last")}
     assert found[1]["tgs"].value == Fraction(64 * 1000, 2 * 2)
 
 

@@ -20,7 +20,9 @@ FOLDER = "baselines"
 FILE = "baseline.json"
 MAX_BYTES = 32 * 2**20
 # A baseline of the same work may use another parallel layout or engine, which are the vendor's choice (lab's repository).
-LAYOUT = frozenset({"id", "time_limit_s", "nodes", "processes", "zero_stage", "tensor_parallel", "micro_batch", "engine"})
+LAYOUT = frozenset(
+    {"id", "time_limit_s", "nodes", "processes", "zero_stage", "tensor_parallel", "pipeline_parallel", "micro_batch", "engine"}
+)
 
 
 @dataclass(frozen=True, slots=True)

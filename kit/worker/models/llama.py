@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 from .attention import Packing, Projections, attend, packing, rows
 from .initial import initialise
 from .loss import mean_loss
-from .tensor import Column, Row, Team, Words, of_words
+from .tensor import WHOLE, Column, Elsewhere, Row, Stage, Team, Words, of_words
 
 ROPE_BASE = 10000.0  # LLaMA-1, LLaMA-2 and InternLM-1
 NORM_EPS = 1e-5  # of shapes that name none
@@ -71,21 +71,28 @@ class Block(nn.Module):
 
 
 class Model(nn.Module):
-    """Decoder-only language model; forward gives the mean next-token loss in nats."""
+    """Decoder-only language model; forward gives the mean next-token loss in nats. Of a `stage` it holds the stage's layers alone."""
 
-    def __init__(self, shape: dict[str, Any], *, fused: bool = True, team: Team | None = None) -> None:
+    def __init__(self, shape: dict[str, Any], *, fused: bool = True, team: Team | None = None, stage: Stage = WHOLE) -> None:
         super().__init__()
         if shape["hidden_size"] % shape["num_heads"] or shape["num_heads"] % shape["num_kv_heads"]:
             raise ValueError("hidden_size must be a multiple of num_heads, and num_heads of num_kv_heads")
         self.loss_chunks, self.words = 1, of_words(team, shape["vocab_size"])
-        self.embedding = Words(shape["vocab_size"], shape["hidden_size"], team=self.words)
-        self.blocks = nn.ModuleList(Block(shape, fused=fused, team=team) for _ in range(shape["num_layers"]))
+        self.stage, elsewhere, layers = stage, Elsewhere(0, 1), shape["num_layers"]
+        self.embedding = Words(shape["vocab_size"], shape["hidden_size"], team=self.words if stage.first else elsewhere)
+        held = [stage.has(layer, layers) for layer in range(layers)]
+        self.blocks = nn.ModuleList(Block(shape, fused=fused, team=team if is_held else elsewhere) for is_held in held)
         self.norm = nn.RMSNorm(shape["hidden_size"], eps=shape.get("norm_eps", NORM_EPS))
-        self.head = Column(shape["hidden_size"], (shape["vocab_size"],), bias=False, team=self.words)
+        self.head = Column(shape["hidden_size"], (shape["vocab_size"],), bias=False, team=self.words if stage.last else elsewhere)
         self.length = shape["sequence_length"]
         # no buffers: an engine that casts a model to bfloat16 would take three digits off the angles
         self.cos, self.sin = rotary_table(self.length, shape["hidden_size"] // shape["num_heads"])
         self.apply(partial(initialise, std=INIT_STD))
+        self.blocks = nn.ModuleList(block for block, is_held in zip(self.blocks, held, strict=True) if is_held)
+        if not stage.first:
+            del self.embedding
+        if not stage.last:
+            del self.norm, self.head
 
     def forward(
         self,
@@ -96,10 +103,14 @@ class Model(nn.Module):
         bounds: Tensor | None = None,
     ) -> Tensor:
         """Tokens and labels [B, L]; of packed rows also positions and documents [B, L], or `bounds` of documents [N + 1]."""
-        cos, sin = (table[: tokens.shape[1]] if positions is None else table[positions] for table in (self.cos, self.sin))
-        how = packing(self.length, documents, bounds)
-        x = rows(self, self.blocks, self.embedding(tokens), cos, sin, how)
-        return self.tail(x, labels)
+        return self.tail(self.through(self.embedding(tokens), positions, documents, bounds), labels)
+
+    def through(
+        self, x: Tensor, positions: Tensor | None = None, documents: Tensor | None = None, bounds: Tensor | None = None
+    ) -> Tensor:
+        """Through the layers that are held here."""
+        cos, sin = (table[: x.shape[1]] if positions is None else table[positions] for table in (self.cos, self.sin))
+        return rows(self, self.blocks, x, cos, sin, packing(self.length, documents, bounds))
 
     def tail(self, x: Tensor, labels: Tensor) -> Tensor:
         """The last norm, the head and the loss."""

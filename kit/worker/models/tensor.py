@@ -23,6 +23,10 @@ class Team:
     ranks: int
     group: str = ""
 
+    def piece(self, part: Tensor, dim: int) -> Tensor:
+        """One of as many equal pieces as there are ranks: that of this rank."""
+        return part.chunk(self.ranks, dim)[self.rank]
+
     def enter(self, x: Tensor) -> Tensor:
         """The same tensor; its gradient is the sum over the team."""
         return _Enter.apply(x, self)
@@ -34,6 +38,37 @@ class Team:
     def reduced(self, x: Tensor, how: str) -> Tensor:
         """`sum` or `max` over the team, without a gradient."""
         return collectives.wait_tensor(collectives.all_reduce(x.contiguous(), how, self.group))
+
+
+class Elsewhere(Team):
+    """Of layers that another stage holds: first values are drawn as everywhere, so that all stages draw alike, and nothing is kept."""
+
+    def piece(self, part: Tensor, dim: int) -> Tensor:
+        """Nothing."""
+        return part.narrow(dim, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Which of the stages of a model's layers this rank holds; the first has the embedding, the last the head."""
+
+    rank: int
+    ranks: int
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def last(self) -> bool:
+        return self.rank == self.ranks - 1
+
+    def has(self, layer: int, layers: int) -> bool:
+        """Whether this rank holds a layer, counted from 0."""
+        return layer * self.ranks // layers == self.rank
+
+
+WHOLE = Stage(0, 1)
 
 
 class _Enter(torch.autograd.Function):
@@ -70,8 +105,7 @@ class Cut:
 
     def of(self, tensor: Tensor) -> Tensor:
         """Pieces of a whole tensor that belong to this rank."""
-        parts = tensor.split(self.widths, self.dim)
-        return torch.cat([part.chunk(self.team.ranks, self.dim)[self.team.rank] for part in parts], self.dim)
+        return torch.cat([self.team.piece(part, self.dim) for part in tensor.split(self.widths, self.dim)], self.dim)
 
 
 def cut_of(parameter: Any) -> Cut | None:

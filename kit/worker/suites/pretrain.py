@@ -23,5 +23,5 @@ def run(case: Case, recorder: Recorder) -> None:
 def prepare(case: Case, here: training.Place) -> tuple[Any, str | None]:
     """The case's model on this rank's device, with random weights from the seed or those of a file."""
     with here.device:
-        model = models.build(case["model"], team=here.team)
+        model = models.build(case["model"], team=here.team, stage=here.stage)
     return model, load.load(model, case)
