@@ -49,12 +49,16 @@ def _sglang(path: Path) -> list[float]:
     return [1000 * seconds for seconds in json.loads(path.read_text().splitlines()[-1])["ttfts"]]
 
 
+def _vllm(path: Path) -> list[float]:
+    return [1000 * seconds for seconds in json.loads(path.read_text())["ttfts"]]
+
+
 def _duration(path: Path) -> float:
     """Seconds of a whole load as the tool says them; 0 where it is not read."""
     return float(json.loads(path.read_text().splitlines()[-1]).get("duration", 0)) if path.suffix == ".jsonl" else 0.0
 
 
-READERS = {"aiperf": _aiperf, "guidellm": _guidellm, "sglang": _sglang}
+READERS = {"aiperf": _aiperf, "guidellm": _guidellm, "sglang": _sglang, "vllm": _vllm}
 
 
 def _table() -> dict[str, Any]:
@@ -89,8 +93,8 @@ def install(folder: Path) -> None:
         subprocess.run([sys.executable, "-m", "venv", folder / name], check=True)
         pip = [folder / name / "bin/python", "-m", "pip", "--quiet"]
         subprocess.run([*pip, "install", *entry["packages"]], check=True)
-        if "unpacked" in entry:  # one file of it is the client; the rest would want an accelerator
+        if "unpacked" in entry:  # some files of it are the client; the rest would want an accelerator
             subprocess.run([*pip, "download", "--no-deps", "--dest", folder / name, entry["unpacked"]], check=True)
             with zipfile.ZipFile(next((folder / name).glob("*.whl"))) as wheel:
-                wheel.extractall(folder / name)
+                wheel.extractall(folder / name, [member for member in wheel.namelist() if not member.endswith(".so")])
     subprocess.run([folder / "sglang/bin/python", "-c", TOKENIZER, folder / "tokenizer"], check=True)

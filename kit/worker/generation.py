@@ -19,10 +19,17 @@ WINDOWS, WINDOW_TOKENS = 8, 256
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 HEADROOM = 1.1  # fragments, activations and the library's own; measured shares were below
 NS_PER_S = 10**9
+ONE_THREAD_WIDTH = 512  # of a model on a processor: up to it, threads that wait for each other cost more than they give
 
 
 class CacheTooSmall(Exception):
     """The case's KV cache does not fit; one line with the estimate and what is free."""
+
+
+def settle(case: Case, here: torch.device) -> None:
+    """One thread for a small model on a processor: beside other work, a step of several waits for the last of them to get its turn."""
+    if here.type == "cpu" and case["model"]["hidden_size"] <= ONE_THREAD_WIDTH:
+        torch.set_num_threads(1)
 
 
 def per_round(case: Case) -> int:

@@ -8,6 +8,7 @@ import json
 import select
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
 from . import faults
@@ -29,6 +30,8 @@ class Server:
         self.due: list[tuple[int, int, Stream]] = []
         self.truths: list[dict[str, Any]] = []
         self.wholes: dict[str, tuple[bytes, int]] = {}
+        known = json.loads(Path(settings.answers).read_text(encoding="utf-8")) if settings.answers else []
+        self.answers = {tuple(prompt): ids for prompt, ids in known}
         self.completions = self.turn = 0
         self.start_ns = time.monotonic_ns()
         self.offset_ns = time.time_ns() - time.monotonic_ns()

@@ -107,6 +107,7 @@ class Stream:
         prompt = body["prompt"]
         self.asked, self.number, self.wanted, self.given = body, number, int(body.get("max_tokens") or 16), 0
         self.changed, self.trickle, self.chunks = {}, False, 0
+        self.says = self.server.answers.get(tuple(prompt)) if isinstance(prompt, list) else None
         self.random = random.Random(settings.seed * 1000003 + number)
         delay_ms = settings.first_ms + self.random.random() * settings.spread_ms
         self.due_ns = self.server.beat(self.arrival_ns + round(delay_ms * MS))
@@ -159,7 +160,8 @@ class Stream:
     def _chunk(self) -> bytes:
         """The next tokens as one event."""
         size = min(self.settings.tokens_per_chunk, self.wanted - self.given)
-        ids = [1 + (self.number * 7919 + self.given + index) % VOCABULARY for index in range(size)]
+        places = range(self.given, self.given + size)
+        ids = [self.says[place] if self.says else 1 + (self.number * 7919 + place) % VOCABULARY for place in places]
         self.given += size
         self.chunks += 1
         choice: dict[str, Any] = {"index": 0, "text": " word" * size, "logprobs": None, "finish_reason": None}

@@ -13,14 +13,18 @@ pytest.importorskip("transformers")
 
 from kit import plan, weights  # noqa: E402
 from kit.worker import engines, generation, main  # noqa: E402
+from kit.worker.engines import openai  # noqa: E402
 from kit.worker.engines import transformers as engine  # noqa: E402
 from kit.worker.models import causal  # noqa: E402
 from tests.conftest import ROOT  # noqa: E402
+from tests.mockserver.started import Started, started  # noqa: E402
+from tests.taught_text import train  # noqa: E402
 from verify import events  # noqa: E402
-from verify.generation import requests  # noqa: E402
+from verify.generation import judged, requests  # noqa: E402
 from verify.metrics import text_generation  # noqa: E402
 
 pytestmark = pytest.mark.torch
+ARRIVAL = {"requests": 6, "rate_per_s": 1000, "first_token_ms": 600000, "per_token_ms": 600000}
 KINDS = events.union(text_generation.EVENTS)
 
 
@@ -157,7 +161,6 @@ def test_running_out_of_memory_tells_the_peak(tmp_path: Path, monkeypatch: pytes
     ({"engine": "lmdeploy"}, "MissingEngine: wanted lmdeploy >=0.16,<0.19, found none"),
     ({"weights": "nobodys"}, "BadWeights: no weights.lock.json"),
     ({"quantization": "w8a8"}, "knows INT8 weights (w8a16)"),
-    ({"arrival": {"requests": 2, "rate_per_s": 9, "first_token_ms": 1, "per_token_ms": 1}}, "takes requests only all at once"),
 ])  # fmt: skip
 def test_a_bad_case_fails_with_one_line(changed: dict[str, Any], words: str, tmp_path: Path) -> None:
     end = ran(case(**changed), tmp_path / "run")[-1]
@@ -165,10 +168,96 @@ def test_a_bad_case_fails_with_one_line(changed: dict[str, Any], words: str, tmp
     assert words in end["reason"]
 
 
+def test_an_engine_that_takes_requests_all_at_once_has_no_arrivals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine.TransformersEngine, "arrivals", False)
+    end = ran(case(arrival=ARRIVAL), tmp_path / "run")[-1]
+    assert "engine 'transformers' takes requests only all at once" in end["reason"]
+
+
+def test_arrivals_are_served_in_batches_of_those_that_have_come(tmp_path: Path) -> None:
+    """Six requests at a high rate, two at once: the last waits for batches before it, and every one is due when the seed says."""
+    chosen = case(arrival=ARRIVAL)
+    lines = ran(chosen, tmp_path / "run")
+    assert lines[-1]["reason"] is None
+    assert broken(chosen, lines) == set()
+    sizes: dict[int, int] = {}
+    for line in lines:
+        if line["e"] == "tokens":
+            sizes[line["t"]] = sizes.get(line["t"], 0) + 1
+    assert max(sizes.values()) <= 2
+    found = [events.parse(json.dumps(line).encode(), KINDS, "test") for line in lines]
+    metrics = text_generation.metrics(chosen, text_generation.measure(chosen, [(0, text_generation.condense(chosen, 0, found))]))
+    assert metrics["requests"].value == 6
+    assert metrics["goodput_share"].value == 1
+    assert metrics["goodput"].value > 0
+
+
+# --- INT8 of a server, which tells no likelihood of a given text
+
+
+def answered(folder: Path, harm: Any = lambda _: None) -> Path:
+    """What an INT8 engine, harmed or not, goes on with after the frozen prompts, for the mock server."""
+    made = engine.load(case(quantization="w8a16"), torch.device("cpu"))
+    harm(made.model)
+    prompts = generation.frozen_prompts(8)
+    said: list[list[int]] = [[] for _ in prompts]
+    for item in made.generate([engines.Request(number, prompt) for number, prompt in enumerate(prompts)], 32):
+        if isinstance(item, engines.Chunk):
+            said[item.request] += item.ids
+    path = folder / "answers.json"
+    path.write_text(json.dumps(list(zip(prompts, said, strict=True))), encoding="utf-8")
+    return path
+
+
+def served(server: Started, **changed: Any) -> dict[str, Any]:
+    """An INT8 case of a server whose model is taught."""
+    fields = {"url": server.url, "model": "mock", "processes": 1, "stall_s": 30}
+    return case(engine="openai", quantization="w8a16", id="text-generation-taught-w8a16", server=fields, output_tokens=2, **changed)
+
+
+def ratio(chosen: dict[str, Any], lines: list[dict[str, Any]]) -> float:
+    found = [events.parse(json.dumps(line).encode(), KINDS, "test") for line in lines]
+    measured = text_generation.measure(chosen, [(0, text_generation.condense(chosen, 0, found))])
+    return float(judged.metrics(chosen, measured)["int8_perplexity_ratio"].value)
+
+
+@pytest.mark.parametrize(("harm", "within"), [(lambda _: None, True), (shorter, False)], ids=["honest", "a layer left out"])
+def test_int8_of_a_server_is_gated_by_what_it_goes_on_with(harm: Any, within: bool, tmp_path: Path) -> None:
+    """The tokens of measured requests are the mock's own: only the frozen prompts are judged."""
+    with started("--first-ms", 5, "--step-ms", 1, "--answers", answered(tmp_path, harm)) as server:
+        chosen = served(server)
+        lines = ran(chosen, tmp_path / "run")
+    assert lines[-1]["reason"] is None
+    assert (1.0 <= ratio(chosen, lines) <= 1.02) is within
+    assert ("text_generation.greedy" not in broken(chosen, lines)) is within
+    assert "text_generation.int8" not in broken(chosen, lines)
+
+
+@pytest.mark.parametrize("judge", [{"prompts": 0, "tokens": 32, "reference": "float32"}, {"prompts": 8, "tokens": 32, "reference": "none"}])
+def test_int8_of_a_server_that_nobody_judges_is_refused(judge: dict[str, Any], tmp_path: Path) -> None:
+    with started("--first-ms", 5, "--step-ms", 1) as server:
+        lines = ran(served(server, judge=judge), tmp_path / "run")
+        assert {one["tokens"] for one in server.truth()} == {openai.PROBE_TOKENS}, "probes and nothing that is measured"
+    assert "or a server whose continuations are judged" in lines[-1]["reason"]
+
+
+def test_tokens_that_no_vocabulary_has_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "answers.json"
+    path.write_text(json.dumps([[generation.frozen_prompts(1)[0], [256] * 32]]), encoding="utf-8")
+    with started("--first-ms", 5, "--step-ms", 1, "--answers", path) as server:
+        lines = ran(served(server, judge={"prompts": 1, "tokens": 32, "reference": "float32"}), tmp_path / "run")
+    assert "engine 'openai' went on after frozen prompt 0 with token 256 of a vocabulary of 256" in lines[-1]["reason"]
+
+
 def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
     chosen = case()
     end = ran(chosen | {"model": chosen["model"] | {"num_layers": 3}}, tmp_path / "run")[-1]
     assert "BadWeights: weights 'taught-text' are of architecture llama-192-4-4-2-512-256" in end["reason"]
+
+
+def test_the_recipe_writes_the_configuration_that_is_stored() -> None:
+    """Its weights are compared by hand: teaching them again takes minutes."""
+    assert train.configuration() == (ROOT / weights.SHIPPED / "taught-text" / "config.json").read_text(encoding="utf-8")
 
 
 def test_a_compiled_engine_fills_its_batches_and_says_the_same() -> None:

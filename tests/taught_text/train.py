@@ -55,13 +55,18 @@ def train() -> LlamaForCausalLM:
     return model
 
 
+def configuration() -> str:
+    """The text of config.json; bytes have no first and no last token."""
+    return json.dumps(causal.config(CASE) | {"bos_token_id": None, "eos_token_id": None}, indent=2) + "\n"
+
+
 def write(model: LlamaForCausalLM, folder: Path) -> None:
     """Weights in float16, configuration, and the lock of both."""
     folder.mkdir(parents=True, exist_ok=True)
     wanted = causal.shapes(CASE)
     state = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items() if name in wanted}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(causal.config(CASE), indent=2) + "\n", encoding="utf-8")
+    (folder / "config.json").write_text(configuration(), encoding="utf-8")
     files = {
         path.name: {"size_bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
         for path in (folder / "config.json", folder / "model.safetensors")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import marshal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kit.worker.client import reply, sse, wire
+from kit.worker.client import form, reply, sse, stream, wire
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -44,7 +45,7 @@ def _events(groups: list[list[int]], text: str = "w") -> list[bytes]:
 
 
 def _read(message: bytes, ends: list[int], broken: str | None = None) -> reply.Reply:
-    return reply.read(reply.Reply(0), message, ends, lambda number: 1000 + number, broken)
+    return stream.read(reply.Reply(0), message, ends, range(1000, 1000 + len(ends)), broken)
 
 
 GROUPS = st.lists(st.lists(st.integers(0, 99999), min_size=1, max_size=8), min_size=1, max_size=12)
@@ -71,6 +72,68 @@ def test_any_split_gives_the_same_tokens_and_the_time_of_the_read_that_ended_the
         before = message[: ends[chunk.ns - 1001]] if chunk.ns > 1000 else b""
         assert _whole_events(seen) > number, "the event had ended by this read"
         assert _whole_events(before) <= number, "and not by the one before"
+
+
+def _strictly(message: bytes, ends: list[int]) -> reply.Reply:
+    """As the strict reader alone reads it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(form, "learn", lambda *_: None)
+        return _read(message, ends)
+
+
+def _vllm(ids: list[int], text: str, created: int, separators: tuple[str, str], ascii_only: bool) -> bytes:
+    """An event with all that servers write around text and ids."""
+    choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": None, "stop_reason": None, "token_ids": ids}
+    whole = {"id": "cmpl-é" if created % 7 == 0 else f"cmpl-{created}", "object": "text_completion", "created": created, "model": "m"}
+    return b"data: " + json.dumps(whole | {"choices": [choice]}, separators=separators, ensure_ascii=ascii_only).encode() + b"\n\n"
+
+
+TEXTS = st.sampled_from([" word", "", "字", '"', "\\", "\n", "\x7f", "\u2028", '"token_ids":[7]', '"text":"x"', "]}", "é"])
+PARTS = st.tuples(st.lists(st.sampled_from([0, 5, 42, 31999, 2**31, 10**18, 2**63 - 1]), max_size=3), TEXTS, st.integers(1, 20))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(PARTS, min_size=1, max_size=30),
+    st.sampled_from([(",", ":"), (", ", ": ")]),
+    st.booleans(),
+    st.sampled_from([[100000], [40], [150, 1], [600]]),
+    st.data(),
+)
+def test_events_taken_by_their_form_say_what_the_strict_reader_says(
+    parts: list[tuple[list[int], str, int]], separators: tuple[str, str], ascii_only: bool, sizes: list[int], data: st.DataObject
+) -> None:
+    """One event a chunk, as servers write, or any other chunks; and then with bytes changed, lost or put in anywhere."""
+    made = [_vllm(ids, text, created, separators, ascii_only) for ids, text, created in parts] + _events([[1]])
+    body = b"".join(b"%x\r\n%b\r\n" % (len(one), one) for one in made) + b"0\r\n\r\n"
+    message = bytearray(HEAD + (body if sizes == [100000] else _chunks(b"".join(made), sizes)))
+    for _ in range(data.draw(st.integers(0, 3))):
+        at = data.draw(st.integers(len(HEAD), len(message) - 1))
+        message[at : at + data.draw(st.integers(0, 1))] = data.draw(st.sampled_from([b"", b"0", b"7", b'"', b"\xe4", b"\n", b"\r", b"\\", b"-", b" "]))
+    ends = _cuts(bytes(message), data.draw(SIZES))
+    assert _read(bytes(message), ends) == _strictly(bytes(message), ends)
+
+
+def _taken(made: list[bytes]) -> int:
+    """Events that were taken by their form."""
+    message = HEAD + b"".join(b"%x\r\n%b\r\n" % (len(one), one) for one in made) + b"0\r\n\r\n"
+    walk = stream.Stream(reply.Reply(0), message, ([len(message)], [1]))
+    assert walk.chunked(len(HEAD)) == len(message)
+    return walk.taken
+
+
+@pytest.mark.parametrize(
+    ("made", "taken"),
+    [
+        ([_vllm([number], " word", 5, (",", ":"), True) for number in range(100)], 99),
+        ([_vllm([number, 7], "字", number // 10 * 7 + 1, (", ", ": "), False) for number in range(100)], 99),
+        ([_vllm([number], "字" if number % 2 else "w", 5, (",", ":"), True) for number in range(100)], 49),
+        ([_vllm([number], " word", 7 * number, (",", ":"), False) for number in range(100)], 0),
+    ],
+    ids=["alike", "times of making differ", "escapes between", "ids of no ASCII"],
+)
+def test_events_of_a_server_are_taken_by_their_form(made: list[bytes], taken: int) -> None:
+    assert _taken(made) == taken
 
 
 def _whole_events(message: bytes) -> int:
@@ -226,4 +289,4 @@ def test_a_model_that_changes_within_an_answer_is_a_fault() -> None:
 def test_a_reply_survives_the_way_between_processes() -> None:
     message = HEAD + _chunks(b"".join(_events([[1, 2], [3]])), [64])
     found = _read(message, [len(message)])
-    assert reply.of_plain(json.loads(json.dumps(found.plain()))) == found
+    assert reply.of_plain(marshal.loads(marshal.dumps(found.plain()))) == found

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -219,3 +222,16 @@ def test_first_difference() -> None:
 def test_data_fits_its_schema() -> None:
     document = tomllib.loads((ROOT / judged.DATA).read_text(encoding="utf-8"))
     assert list(violations(document, "text_generation", "test", judged.DATA)) == []
+
+
+@pytest.mark.parametrize(("gaps", "refused"), [([], True), ([[]], True), ([[0.0, 0.01]], False)])
+def test_an_int8_case_of_a_server_has_its_continuations_judged(gaps: list[list[float]], refused: bool) -> None:
+    found = [judged.Judged(t=1, prompt=0, prompt_sha256="0" * 64, ids=[1] * len(gap), nll=gap, gap=gap) for gap in gaps]
+    measured = SimpleNamespace(all=lambda kind: found if kind is judged.Judged else [])
+    case = {"id": "x", "quantization": "w8a16", "server": {}}
+    assert [finding.rule for finding in judged._int8(case, measured)] == ["text_generation.int8"] * refused  # type: ignore[arg-type]
+
+
+def test_the_ratio_of_a_server_is_that_of_its_tokens_to_the_likeliest_in_their_places() -> None:
+    gaps = [Fraction(0), Fraction(0), Fraction(3, 100), Fraction(1, 100)]
+    assert float(judged.continuation_ratio(gaps)) == pytest.approx(math.exp(0.01))

@@ -78,13 +78,26 @@ def first_difference(ids: list[int], wanted: list[int]) -> int | None:
 def _int8(case: Case, measured: Measured) -> Iterator[Finding]:
     """What the gate of ruling 10 needs; whether the case passes it is the profile's to say: one that does not is honest, and scores 0."""
     found: list[Perplexity] = measured.all(Perplexity)
-    kinds = [] if case["quantization"] == "none" else ["none", case["quantization"]]
+    if case["quantization"] != "none" and "server" in case:
+        yield from _continuations(case, measured)
+    kinds = [] if case["quantization"] == "none" or "server" in case else ["none", case["quantization"]]
     if [one.quantization for one in found] != kinds or len({(one.text_sha256, one.tokens) for one in found}) > 1:
         expected = f"perplexity of one text by {kinds or 'nobody'}"
         yield error("text_generation.int8", case["id"], expected, [(one.quantization, one.tokens) for one in found])
         return
     if kinds and found[0].text_sha256 != table(DATA)["text_sha256"]:
         yield error("text_generation.int8", case["id"], "the frozen text", found[0].text_sha256[:12])
+
+
+def _continuations(case: Case, measured: Measured) -> Iterator[Finding]:
+    """A server tells no likelihood of a given text: its gate is that of its own continuations, which a float32 model has to have judged."""
+    if not any(one.gap for one in measured.all(Judged)):
+        yield error("text_generation.int8", case["id"], "continuations of the frozen prompts judged by a float32 model", "none")
+
+
+def continuation_ratio(gaps: list[Fraction]) -> Fraction:
+    """Perplexity of the tokens taken over that of the likeliest tokens in their places, both by one float32 model: e to the mean gap."""
+    return _exp(mean(gaps))
 
 
 def perplexity_ratio(found: list[Perplexity]) -> Fraction:
@@ -134,6 +147,10 @@ def metrics(case: Case, measured: Measured) -> dict[str, Metric]:
     if measured.all(Perplexity):
         ratio = perplexity_ratio(measured.all(Perplexity))
         made["int8_perplexity_ratio"] = Metric(ratio, "1", "perplexity of the frozen text, quantised over not (ruling 10)")
+    elif losses and case["quantization"] != "none" and "server" in case:
+        gaps = [exact(value) for one in found for value in one.gap]
+        words = "perplexity of its continuations over that of the likeliest tokens there, by a float32 model (ruling 10, of a server)"
+        made["int8_perplexity_ratio"] = Metric(continuation_ratio(gaps), "1", words)
     return made
 
 

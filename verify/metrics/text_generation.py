@@ -45,7 +45,7 @@ RULES = {
     "text_generation.judged": "the case's frozen prompts, each continued by as many tokens as asked, judged or not as the case says",
     "text_generation.greedy": "every token of these is the likeliest to a float32 model, or nearly, as the precision allows",
     "text_generation.reference": "these continuations are those of the stored reference, up to where two tokens are nearly as likely",
-    "text_generation.int8": "an INT8 case says the perplexity of the frozen text with quantisation and without (ruling 10)",
+    "text_generation.int8": "an INT8 case tells its text's perplexity with INT8 and without, a server has continuations judged (ruling 10)",
     "text_generation.memory": "the largest allocation, once",
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from typing import Any
 
 from .loop import Job
 from .reply import Reply, of_plain
+from .shard import tell, told
 
 TOGETHER_NS = 20_000_000  # from handing out the jobs to several processes to the first send
 START = "import sys; sys.path[:0] = {path!r}; from {package}.shard import main; main()"
@@ -40,7 +40,7 @@ class Clients:
         self.processes = min(processes, lines)
         self._children = [_start() for _ in range(self.processes)]
         shares = [len(range(number, lines, self.processes)) for number in range(self.processes)]
-        common = {"host": host, "port": port, "warm": warm.decode("latin-1"), "stall_s": stall_s}
+        common = {"host": host, "port": port, "warm": warm, "stall_s": stall_s}
         for child, share in zip(self._children, shares, strict=True):
             _tell(child, common | {"lines": share})
 
@@ -53,7 +53,7 @@ class Clients:
     def round(self, jobs: Sequence[Job]) -> Round:
         """Send all jobs, those without a due time at once, and wait for every answer; raises Broken."""
         now = time.monotonic_ns() + TOGETHER_NS if self.processes > 1 else 0
-        plain = [(job.request, job.message.decode("latin-1"), job.due_ns or now) for job in jobs]
+        plain = [(job.request, job.message, job.due_ns or now) for job in jobs]
         answers = self._all([{"jobs": plain[number :: self.processes]} for number in range(self.processes)])
         return Round(
             [of_plain(found) for answer in answers for found in answer["replies"]],
@@ -84,16 +84,15 @@ class Clients:
 
 def _tell(child: subprocess.Popen[bytes], what: dict[str, Any]) -> None:
     assert child.stdin is not None
-    child.stdin.write(json.dumps(what, separators=(",", ":")).encode() + b"\n")
-    child.stdin.flush()
+    tell(child.stdin, what)
 
 
 def _answer(child: subprocess.Popen[bytes]) -> dict[str, Any]:
     assert child.stdout is not None
-    line = child.stdout.readline()
-    if not line.endswith(b"\n"):
+    found = told(child.stdout)
+    if found is None:
         raise Broken("a process of the client has ended; its error stands in the log of the case")
-    return dict(json.loads(line))
+    return found
 
 
 def _start() -> subprocess.Popen[bytes]:

@@ -1,25 +1,28 @@
-"""One process of the client: told its server in the first line, it then gets ready or does a round of jobs; a JSON object a line.
+"""One process of the client: told its server first, it then gets ready or does a round of jobs, message by message.
 
 It ends when the process that started it does.
 """
 
 from __future__ import annotations
 
-import json
+import marshal
+import struct
 import sys
 import time
-from typing import Any
+from collections.abc import Iterable
+from typing import IO, Any
 
-from . import loop, reply
+from . import loop, reply, stream
 from .loop import Job, Line, Raw
+
+SIZE = struct.Struct("@Q")
 
 
 class Shard:
     """The connections of this process; `warm` is a request that leaves the server as it was."""
 
-    def __init__(self, host: str, port: int, lines: int, warm: str, stall_s: float) -> None:
-        self.address, self.count, self.stall_s = (host, port), lines, stall_s
-        self.warm = warm.encode("latin-1")
+    def __init__(self, asks: IO[bytes], host: str, port: int, lines: int, warm: bytes, stall_s: float) -> None:
+        self.asks, self.address, self.count, self.stall_s, self.warm = asks, (host, port), lines, stall_s, warm
         self.lines: list[Line] = []
 
     def ready(self) -> str | None:
@@ -40,47 +43,64 @@ class Shard:
     def _sort_out(self) -> None:
         self.lines = [line for line in self.lines if line.socket.fileno() >= 0]
 
-    def round(self, jobs: list[tuple[int, str, int]]) -> dict[str, Any]:
+    def round(self, jobs: list[tuple[int, bytes, int]]) -> dict[str, Any]:
         """Send every job, then read what the answers say."""
         self._sort_out()
-        made = [Job(request, message.encode("latin-1"), due_ns) for request, message, due_ns in jobs]
+        made = [Job(*job) for job in jobs]
         with loop.quiet():
             before, begin_ns = loop.offset_ns(), time.process_time_ns()
-            raws = loop.Exchange(self.lines, made, self.stall_s, watched=sys.stdin.fileno()).run()
+            raws = loop.Exchange(self.lines, made, self.stall_s, watched=self.asks.fileno()).run()
             after, middle_ns = loop.offset_ns(), time.process_time_ns()
             offset = before if abs(after - before) < loop.STEP_NS else None
-            timed = [(raw, loop.times(raw, offset)) for raw in raws]
-            replies = [_read(raw, times).plain() for raw, times in timed]
+            timed = [(raw, *loop.times(raw, offset)) for raw in raws]
+            replies = [_read(raw, times).plain() for raw, times, _, _ in timed]
+            lags = _lags((raw.looks, late) for raw, _, late, _ in timed)
             end_ns = time.process_time_ns()
-        kernel = offset is not None and all(all(raw.stamps) for raw in raws)
         return {
             "replies": replies,
-            "lag_ns": _lags(timed),
-            "stamps": "kernel" if kernel else "read",
+            "lag_ns": lags,
+            "stamps": "kernel" if all(kernel for _, _, _, kernel in timed) else "read",
             "exchange_cpu_ns": middle_ns - begin_ns,
             "reading_cpu_ns": end_ns - middle_ns,
         }
 
 
-def _read(raw: Raw, times: list[tuple[int, int]]) -> reply.Reply:
+def _read(raw: Raw, times: list[int]) -> reply.Reply:
     made = reply.Reply(raw.request, raw.due_ns, raw.send_ns, raw.sent_ns, raw.end_ns)
-    return reply.read(made, raw.message, raw.ends, lambda number: times[number][0], raw.broken)
+    return stream.read(made, raw.message, raw.ends, times, raw.broken)
 
 
-def _lags(timed: list[tuple[Raw, list[tuple[int, int]]]]) -> list[int]:
+def _lags(timed: Iterable[tuple[list[int], list[int]]]) -> list[int]:
     """How late each look was for what it found, in order, beyond the pause between looks."""
     worst: dict[int, int] = {}
-    for raw, times in timed:
-        for look, (_, late) in zip(raw.looks, times, strict=True):
-            worst[look] = max(late - loop.GATHER_NS, worst.get(look, 0))
-    return [worst[look] for look in sorted(worst)]
+    for looks, lates in timed:
+        for look, late in zip(looks, lates, strict=True):
+            if late > worst.setdefault(look, loop.GATHER_NS):
+                worst[look] = late
+    return [worst[look] - loop.GATHER_NS for look in sorted(worst)]
+
+
+def tell(pipe: IO[bytes], what: dict[str, Any]) -> None:
+    """Write a message to another process of the client; both are the same interpreter."""
+    made = marshal.dumps(what)
+    pipe.write(SIZE.pack(len(made)) + made)
+    pipe.flush()
+
+
+def told(pipe: IO[bytes]) -> dict[str, Any] | None:
+    """Read a message, None where the pipe ended."""
+    size = pipe.read(SIZE.size)
+    made = pipe.read(SIZE.unpack(size)[0]) if len(size) == SIZE.size else b""
+    whole = made and len(made) == SIZE.unpack(size)[0]
+    return dict(marshal.loads(made)) if whole else None  # noqa: S302 - of our own process, which holds nobody else's objects
 
 
 def main() -> None:
     """Open once, then answer until the input ends."""
-    shard = Shard(**json.loads(sys.stdin.readline()))
-    for line in iter(sys.stdin.readline, ""):
-        asked = json.loads(line)
-        answer = shard.round(asked["jobs"]) if "jobs" in asked else {"fault": shard.ready()}
-        sys.stdout.write(json.dumps(answer, separators=(",", ":")) + "\n")
-        sys.stdout.flush()
+    asks, answers = sys.stdin.buffer, sys.stdout.buffer
+    first = told(asks)
+    if first is None:
+        return
+    shard = Shard(asks, **first)
+    while (asked := told(asks)) is not None:
+        tell(answers, shard.round(asked["jobs"]) if "jobs" in asked else {"fault": shard.ready()})

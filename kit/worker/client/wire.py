@@ -7,6 +7,7 @@ from dataclasses import dataclass
 HEAD_LIMIT_BYTES = 65536
 CHUNK_LINE_LIMIT_BYTES = 4096
 SIZE_DIGITS = 8
+END_OF_LINE = b"\r\n"
 END_OF_HEAD = b"\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 NO_BODY = (204, 304)
@@ -105,25 +106,34 @@ class Framing:
         return end if total >= end and (closed or length is not None) else None
 
     def _chunks(self, message: bytes | bytearray) -> int | None:
-        """Chunk by chunk (RFC 9112 section 7.1); a chunk counts once it is whole, trailers are passed over."""
-        at, find, total = self._at, message.find, len(message)
-        while True:
-            self._at = at
-            line_end = find(b"\r\n", at, at + CHUNK_LINE_LIMIT_BYTES)
-            if line_end < 0:
-                if total - at >= CHUNK_LINE_LIMIT_BYTES:
-                    raise Malformed(f"no chunk size at byte {at}")
-                return None
-            size = _size(message[at:line_end], at)
-            begin, end = line_end + 2, line_end + 2 + size
-            if size == 0:
-                return _after_trailers(message, begin)
-            if total < end + 2:
-                return None
-            if message[end : end + 2] != b"\r\n":
-                raise Malformed(f"the chunk at byte {at} says {size} bytes and does not end there")
-            self.spans.append((begin, end))
-            at = end + 2
+        """Chunk by chunk; a chunk counts once it is whole."""
+        while (found := chunk(message, self._at)) is not None:
+            if found[0] == found[1]:
+                return after_trailers(message, found[0])
+            self.spans.append(found)
+            self._at = found[1] + len(END_OF_LINE)
+        return None
+
+
+def chunk(message: bytes | bytearray, at: int) -> tuple[int, int] | None:
+    """Where the payload of the chunk at byte `at` lies (RFC 9112 section 7.1), empty in the last one; None while it is not whole.
+
+    Raises Malformed.
+    """
+    line_end = message.find(END_OF_LINE, at, at + CHUNK_LINE_LIMIT_BYTES)
+    if line_end < 0:
+        if len(message) - at >= CHUNK_LINE_LIMIT_BYTES:
+            raise Malformed(f"no chunk size at byte {at}")
+        return None
+    size = _size(message[at:line_end], at)
+    begin, end = line_end + 2, line_end + 2 + size
+    if size == 0:
+        return begin, begin
+    if len(message) < end + 2:
+        return None
+    if message[end : end + 2] != END_OF_LINE:
+        raise Malformed(f"the chunk at byte {at} says {size} bytes and does not end there")
+    return begin, end
 
 
 def _size(line: bytes | bytearray, at: int) -> int:
@@ -133,9 +143,10 @@ def _size(line: bytes | bytearray, at: int) -> int:
     return int(digits, 16)
 
 
-def _after_trailers(message: bytes | bytearray, at: int) -> int | None:
+def after_trailers(message: bytes | bytearray, at: int) -> int | None:
+    """Where the message ends whose last chunk has its line behind it at `at`; None where that has not come. Trailers are passed over."""
     while True:
-        end = message.find(b"\r\n", at)
+        end = message.find(END_OF_LINE, at)
         if end < 0:
             return None
         if end == at:

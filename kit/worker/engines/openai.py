@@ -12,6 +12,7 @@ import json
 import urllib.parse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 from ..client import loop, wire
@@ -162,13 +163,17 @@ class OpenAIEngine:
 
 
 def _items(reply: Reply, wrong: str | None) -> Iterator[Item]:
-    first_ns = reply.columns[0][0] if reply.columns[0] else reply.sent_ns
+    first_ns = reply.columns.times[0] if reply.columns.times else reply.sent_ns
     yield Sent(reply.request, reply.send_ns, min(reply.sent_ns, first_ns))  # its stamp is taken after the call, an answer's on arrival
-    for ns, ids, size_bytes in zip(reply.columns[0], reply.columns[2], reply.columns[3], strict=True):
-        if ids:
-            yield Chunk(reply.request, ids, ns)
-        elif size_bytes:
-            yield Text(reply.request, size_bytes, ns)
+    columns = reply.columns
+    if 0 not in columns.lengths:
+        yield from map(Chunk, repeat(reply.request), columns.groups, columns.times)
+    else:
+        for ns, ids, size_bytes in zip(columns.times, columns.groups, columns.sizes, strict=True):
+            if ids:
+                yield Chunk(reply.request, ids, ns)
+            elif size_bytes:
+                yield Text(reply.request, size_bytes, ns)
     if wrong is not None:
         yield Failed(reply.request, reply.end_ns, wrong)
     else:

@@ -20,6 +20,7 @@ from ..models import causal
 from . import Chunk, Done, Facts, Item, Request, wanted
 
 Case = dict[str, Any]
+NS_PER_S = 10**9
 
 
 class Int8Linear(torch.nn.Module):
@@ -64,7 +65,7 @@ class Pending:
 class TransformersEngine:
     """A LLaMA of transformers on one device."""
 
-    arrivals = False
+    arrivals = True
 
     def __init__(self, case: Case, model: Any, device: torch.device, facts: Facts) -> None:
         self.case, self.model, self.device, self.facts = case, model, device, facts
@@ -81,10 +82,20 @@ class TransformersEngine:
             pass
 
     def generate(self, requests: Sequence[Request], output_tokens: int) -> Iterator[Item]:
-        """Greedy decoding of all prompts side by side; prompts have one length. What was compiled takes batches of one size."""
-        size = self.batch or len(requests)
-        for begin in range(0, len(requests), size):
-            yield from self._batch(requests[begin : begin + size], size, output_tokens)
+        """Greedy decoding of all prompts side by side; prompts have one length. What was compiled takes batches of one size.
+
+        Requests that come at their times wait for the batch under way, and then make one of at most the case's concurrency.
+        """
+        waiting = sorted(requests, key=lambda request: request.due_ns)
+        at_rate = bool(waiting) and waiting[-1].due_ns > 0
+        while waiting:
+            time.sleep(max(0, waiting[0].due_ns - time.monotonic_ns()) / NS_PER_S)
+            now = time.monotonic_ns()
+            most = self.batch or (self.case["concurrency"] if at_rate else len(waiting))
+            due = [request for request in waiting[:most] if request.due_ns <= now]
+            if due:
+                yield from self._batch(due, self.batch or len(due), output_tokens)
+                del waiting[: len(due)]
 
     def _batch(self, requests: Sequence[Request], size: int, output_tokens: int) -> Iterator[Item]:
         """A batch of `size`, filled up with its last prompt, whose tokens are then nobody's."""

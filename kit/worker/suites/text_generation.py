@@ -28,6 +28,7 @@ def run(case: Case, recorder: Recorder) -> None:
     """Load, compile, warm up, measure; then judge what the engine says. Running out of memory fails the case with its peak."""
     here = device.choose(0)
     recorder.event("environment", **device.facts(here))
+    generation.settle(case, here)
     module = engines.module(case["engine"])
     if hasattr(module, "prepare"):
         module.prepare(case, here)
@@ -67,7 +68,7 @@ def _measure(case: Case, recorder: Recorder, here: Any) -> tuple[list[Continued]
             recorder.event("compiled", begin_ns=begin_ns, mode=case["compile"])
         for number in range(case["warmup_rounds"] + case["measured_rounds"]):
             _round(case, recorder, engine, number)
-        return _continued(case, engine), _losses(engine) if case["quantization"] != "none" else None
+        return _continued(case, engine), _losses(engine) if _tells(case, engine) else None
     finally:
         engine.unload()
 
@@ -75,8 +76,22 @@ def _measure(case: Case, recorder: Recorder, here: Any) -> tuple[list[Continued]
 def _check(case: Case, engine: Any, here: Any) -> None:
     if "arrival" in case and not engine.arrivals:
         raise ValueError(f"engine '{case['engine']}' takes requests only all at once; take another engine for a case with arrivals")
+    if case["quantization"] != "none" and not _tells(case, engine) and ("server" not in case or not _judged(case)):
+        raise NotImplementedError(
+            "an INT8 case needs an engine that tells the likelihood of a given text (`losses`), or a server whose continuations are judged "
+            "(judge.prompts above 0, judge.reference float32, the server's weights in the case); ruling 10"
+        )
     if not engine.facts.queues:
         generation.check_memory(case, engine.facts, here)
+
+
+def _tells(case: Case, engine: Any) -> bool:
+    """Whether the case is quantised and its engine tells the likelihood of a given text; a server is judged by what it goes on with."""
+    return case["quantization"] != "none" and "server" not in case and hasattr(engine, "losses")
+
+
+def _judged(case: Case) -> bool:
+    return case["judge"]["prompts"] > 0 and case["judge"]["reference"] == "float32"
 
 
 def _describe(case: Case, recorder: Recorder, engine: Any) -> None:
@@ -164,21 +179,22 @@ def _continued(case: Case, engine: Any) -> list[Continued]:
         raise RuntimeError(f"engine '{case['engine']}' did not go on after frozen prompt {failed.request}: {failed.why}")
     for chunk in (item for item in items if isinstance(item, Chunk)):
         made[chunk.request] += chunk.ids
+    size = case["model"]["vocab_size"]
+    for number, odd in ((number, one) for number, ids in made.items() for one in ids if one >= size):
+        raise RuntimeError(f"engine '{case['engine']}' went on after frozen prompt {number} with token {odd} of a vocabulary of {size}")
     return [(request.prompt, made[request.number]) for request in asked]
 
 
 def _judge(case: Case, recorder: Recorder, here: Any, continued: list[Continued]) -> None:
     """Each token's likelihood by a float32 model of the same weights, made when the engine's memory is free again."""
     judged: list[reference.Judged] = [([], [])] * len(continued)
-    if continued and case["judge"]["reference"] == "float32":
+    if _judged(case):
         judged = reference.judge(case, here, continued)
     for number, ((prompt, ids), (nll, gap)) in enumerate(zip(continued, judged, strict=True)):
         recorder.event("judged", prompt=number, prompt_sha256=generation.digest(prompt), ids=ids, nll=nll, gap=gap)
 
 
 def _losses(engine: Any) -> list[list[float]]:
-    if not hasattr(engine, "losses"):
-        raise NotImplementedError("an INT8 case needs an engine that tells the likelihood of a given text (`losses`); ruling 10")
     return [engine.losses(window) for window in generation.frozen_windows()]
 
 
