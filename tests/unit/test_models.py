@@ -12,6 +12,7 @@ import pytest
 from kit import curves, layout, models, plan
 from kit.errors import KitError
 from tests.adversarial import builder, checkpoints, finetuning
+from tests.conftest import ROOT
 from verify import flop
 
 # Billions of parameters as facts of the report's time give them, to the digits that they give.
@@ -129,3 +130,14 @@ def test_adapters_and_other_suites_know_no_team() -> None:
     del source["case"][0]["section"]
     with pytest.raises(KitError, match="unknown key 'tensor_parallel'"):
         plan.resolve(source, "p.toml")
+
+
+@pytest.mark.parametrize("cards", [2, 4, 8])
+def test_layouts_of_the_device_script_fit_its_numbers_of_cards(cards: int, tmp_path: Path) -> None:
+    text = (ROOT / "tests/device/cards-training.toml").read_text(encoding="utf-8")
+    for here, there in (("cards = [2]", f"cards = [{cards}]"), ("processes = 2", f"processes = {cards}"), ("batch = 16", f"batch = {8 * cards}")):
+        assert here in text
+        text = text.replace(here, there)
+    (tmp_path / "p.toml").write_text(text, encoding="utf-8")
+    found = plan.load(str(tmp_path / "p.toml")).cases
+    assert {case.get("tensor_parallel", 1) * case.get("pipeline_parallel", 1) for case in found} == {1, 2}
