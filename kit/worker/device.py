@@ -112,7 +112,7 @@ def unsupported(error: BaseException) -> bool:
     """Whether the device or its software says that it has no such thing; a fault of the device or of memory is something else."""
     if isinstance(error, NotImplementedError):
         return True
-    return isinstance(error, RuntimeError | TypeError) and UNSUPPORTED.search(str(error)) is not None
+    return isinstance(error, RuntimeError | TypeError | ValueError) and UNSUPPORTED.search(str(error)) is not None
 
 
 def neighbour(device: torch.device) -> torch.device:

@@ -51,6 +51,8 @@ def _explained(case: Case, recorder: Recorder, here: training.Place) -> Iterator
     except NotImplementedError as error:
         raise device.Unsupported(f"an operator is missing on this chip: {str(error).splitlines()[0]}") from error
     except Exception as error:
+        if device.unsupported(error) and not device.out_of_memory(error):
+            raise device.Unsupported(f"not supported on this chip: {str(error).splitlines()[0]}") from error
         if not device.out_of_memory(error):
             raise
         peak = f"{device.peak_bytes(here.device) / 1e9:.2f} GB were held at most"

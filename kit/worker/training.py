@@ -163,6 +163,7 @@ def seeded(case: Case) -> None:
     if case["deterministic"]:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # as torch's notes on reproducibility ask for
         torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads any; DeepSpeed takes gigabytes of it at every step
     torch.manual_seed(case["seed"])
 
 

@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kit.worker import int8, memory, models, training  # noqa: E402
+from kit.worker import device, int8, memory, models, training  # noqa: E402
 from kit.worker.record import Recorder  # noqa: E402
 from kit.worker.suites import finetuning, pretrain  # noqa: E402
 from tests.training.test_training import SHAPE, case  # noqa: E402
@@ -28,7 +28,7 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def ran(folder: Path, module: Any, **changes: Any) -> list[dict[str, Any]]:
     """Events of a case run here."""
-    asked = case(warmup_steps=1, measured_steps=3, **changes)
+    asked = case(**{"warmup_steps": 1, "measured_steps": 3} | changes)
     recorder = Recorder(folder, rank=0, case=asked, attempt=1, world_size=1)
     try:
         module.run(asked, recorder)
@@ -95,6 +95,15 @@ def test_memory_that_runs_out_is_said_with_peak_and_advice(tmp_path: Path, monke
     with pytest.raises(Exception, match=r"needs more memory than there is: .* GB were held at most; take a smaller micro_batch"):
         ran(tmp_path, pretrain)
     assert memory.ADVICE
+
+
+def test_a_hosts_own_word_for_no_memory_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU's allocator has no error type of its own: more is asked for than any address space holds."""
+    monkeypatch.setattr(pretrain, "prepare", lambda *_: torch.empty(2**50, dtype=torch.uint8))
+    with pytest.raises(device.OutOfMemory, match=r"^llama of width 32 and 2 layers, micro_batch 2, .* GB were held at most; take a smaller micro_batch"):
+        ran(tmp_path, pretrain)
+    lines = [json.loads(line) for line in (tmp_path / "events-00000.jsonl").read_text().splitlines()]
+    assert [event["peak_bytes"] > 0 for event in of("memory", lines)] == [True]
 
 
 def test_an_operator_that_is_missing_is_unsupported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,6 @@ class Trainee:
         self.case, self.folder, self.here = case, store.top(), training.place()
         self.rank, self.ranks = self.here.rank, self.here.world_size
         training.seeded(case)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # DeepSpeed takes gigabytes of it at every step
         model, _ = pretrain.prepare(case, self.here)
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self.engine: Any = training.build(case, self.here, model)

@@ -52,7 +52,6 @@ def run(case: Case, recorder: Recorder) -> None:
     folder, here = store.top(), training.place()
     recorder.event("environment", **device.facts(here.device))
     training.seeded(case)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # DeepSpeed takes gigabytes of it at every step
     model, _ = pretrain.prepare(case, here)
     numel = sum(parameter.numel() for parameter in model.parameters())
     recorder.event("model", parameters=numel, weights="random", weights_sha256=None, seed=case["seed"], dtype=case["dtype"])
