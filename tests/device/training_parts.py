@@ -51,7 +51,7 @@ class Scale:
     side: int
 
 
-SMALL = {"architecture": "internlm", "hidden_size": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 4, "ffn_size": 48, "vocab_size": 256, "sequence_length": 64}  # fmt: skip
+SMALL = {"architecture": "internlm", "hidden_size": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 4, "ffn_size": 48, "vocab_size": 256, "sequence_length": 256}  # fmt: skip
 SCALES = {
     "card": Scale(
         shapes={"7b-width": (4096, 8, 32, 11008), "1.3b": (2048, 24, 16, 5504)},

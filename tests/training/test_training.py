@@ -169,6 +169,15 @@ def test_chunked_loss_is_the_plain_one_with_its_gradients() -> None:
         torch.testing.assert_close(one.float(), other.float(), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("chunks", [1, 2])
+def test_rows_without_a_target_have_no_loss_and_no_gradient(chunks: int) -> None:
+    """A micro-batch of packed instructions may hold nothing but a prompt."""
+    x, weight = torch.randn(1, 4, 8, requires_grad=True), torch.randn(10, 8, requires_grad=True)
+    value = loss.mean_loss(x, weight, torch.full((1, 4), loss.IGNORED), chunks)
+    value.backward()
+    assert (value.item(), x.grad.abs().max().item(), weight.grad.abs().max().item()) == (0, 0, 0)
+
+
 def test_ranks_share_one_global_batch() -> None:
     asked = case(global_batch=8)
     source = data.source(asked)

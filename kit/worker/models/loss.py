@@ -21,14 +21,19 @@ def mean_loss(
     bias: Tensor | None = None,
     team: Team | None = None,
 ) -> Tensor:
-    """Mean over the targets that are not ignored, in nats; computed in float32. With a `team`, the weight's rows are this rank's."""
+    """Mean over the targets that are not ignored, in nats, 0 where there are none; computed in float32.
+
+    With a `team`, the weight's rows are this rank's.
+    """
     if team is not None:
         x_BLD = team.enter(x_BLD)  # noqa: N806
     if chunks > 1 and bias is None:
         return Chunked.apply(x_BLD.flatten(0, 1), weight_VD, labels_BL.flatten(), chunks, team)
     logits = F.linear(x_BLD, weight_VD, bias)
     if team is None:
-        return F.cross_entropy(logits.flatten(0, 1).float(), labels_BL.flatten(), ignore_index=IGNORED)
+        labels = labels_BL.flatten()
+        summed = F.cross_entropy(logits.flatten(0, 1).float(), labels, ignore_index=IGNORED, reduction="sum")
+        return summed / (labels != IGNORED).sum().clamp(min=1)
     return _mean_of_team(logits.flatten(0, 1).float(), labels_BL.flatten(), team)
 
 
@@ -37,7 +42,7 @@ def _mean_of_team(logits_NV: Tensor, labels_N: Tensor, team: Team) -> Tensor:  #
     kept = labels_N != IGNORED
     index, here = _columns(labels_N, logits_NV.shape[1], team)
     own = logits_NV.gather(1, index)[:, 0] * here
-    return ((_log_of_sum(logits_NV, team)[:, 0] - team.summed(own)) * kept).sum() / kept.sum()
+    return ((_log_of_sum(logits_NV, team)[:, 0] - team.summed(own)) * kept).sum() / kept.sum().clamp(min=1)
 
 
 def _log_of_sum(logits_NV: Tensor, team: Team) -> Tensor:  # noqa: N803
