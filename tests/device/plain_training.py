@@ -13,7 +13,6 @@ import sys
 import time
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 MICRO_BATCH, LENGTH, VOCABULARY = 8, 2048, 32000
 WARMUP_STEPS, MEASURED_STEPS = 10, 30
@@ -40,6 +39,8 @@ def model(
     dtype: torch.dtype = torch.bfloat16,
 ) -> torch.nn.Module:
     """A LLaMA with random weights on the device; the shape is hidden, layers, heads, feed-forward."""
+    from transformers import LlamaConfig, LlamaForCausalLM  # seconds that other sides of a comparison need not wait for
+
     hidden, layers, heads, ffn = shape
     config = LlamaConfig(
         hidden_size=hidden,
