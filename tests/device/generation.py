@@ -1,22 +1,30 @@
 """What the harness costs: the rounds of the suite and a bare loop with the library's own profiler, in turn, on one engine.
 
-`python -m tests.device.generation PLAN.toml CASE ... ` prints one JSON object a case: tokens per second of each round, both ways, and their
-ratio of medians. The engine is loaded once for all cases, which must differ in concurrency and lengths alone.
+`python -m tests.device.generation tests/device/generation.toml OUT.jsonl` takes at most eight minutes of an accelerator. It writes each result as soon as there is one:
+tokens per second of each round, both ways, and their ratio of medians; then an engine of ours alone, and one with INT8. The library's engine
+is loaded once for all its cases, which must differ in concurrency and lengths alone. Rehearsed on a CPU with stand-ins by test_generation.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
+import signal
 import statistics
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from kit import plan
 from kit.worker import device, engines, generation
 
-PAIRS = {128: 4, 512: 2}  # measured rounds each way, by tokens out
+PAIRS, FEW = {128: 4, 512: 2}, 2  # measured rounds each way, by tokens out
+WARM_TOKENS = 128
+CAPS_S = {"lmdeploy": 300, "other": 90}  # with two other parts: eight minutes
 
 
 def ours(engine: Any, requests: list[engines.Request], tokens: int) -> tuple[float, float, float]:
@@ -64,7 +72,7 @@ def bare(engine: Any, requests: list[engines.Request], tokens: int) -> tuple[flo
 def compared(engine: Any, case: dict[str, Any]) -> dict[str, Any]:
     """Rounds in turn, ours first in one pair and second in the next, new prompts for each; the engine has been warmed."""
     rows = []
-    for number in range(PAIRS[case["output_tokens"]]):
+    for number in range(PAIRS.get(case["output_tokens"], FEW)):
         asked = [generation.requests(case, 2 * number + place) for place in (0, 1)]
         made = {way: way(engine, asked[place], case["output_tokens"]) for place, way in enumerate((ours, bare)[:: 1 if number % 2 else -1])}
         rows.append((*made[ours], *made[bare]))
@@ -74,10 +82,16 @@ def compared(engine: Any, case: dict[str, Any]) -> dict[str, Any]:
     return {"case": case["id"], "rounds": rows, **found, "ratio": medians[0] / medians[3]}
 
 
-def main(path: str, names: list[str]) -> None:
-    """Load once with room for the largest case, then compare case by case."""
-    here = device.choose(0)
-    cases = [case for case in plan.load(path).cases if case["id"] in names]
+def shown(out: Path, row: dict[str, Any]) -> None:
+    """One result, at once: what has been measured stays, however the call ends."""
+    line = json.dumps(row)
+    print(line, flush=True)
+    with out.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def beside(cases: list[dict[str, Any]], here: Any, out: Path) -> None:
+    """The library's engine, loaded once with room for the largest case, and its profiler beside our rounds, case by case."""
     largest = dict(cases[0])
     for field in ("concurrency", "input_tokens", "output_tokens"):
         largest[field] = max(case[field] for case in cases)
@@ -85,13 +99,65 @@ def main(path: str, names: list[str]) -> None:
     module.prepare(largest, here)
     begin = time.monotonic()
     engine = module.load(largest, here)
-    print(json.dumps({"load_s": time.monotonic() - begin, "kv_tokens": engine.facts.kv_tokens}), flush=True)
-    for way in (ours, bare):
-        way(engine, generation.requests(largest | {"output_tokens": 128}, 1000), 128)
+    shown(out, {"engine": largest["engine"], "load_s": time.monotonic() - begin, "kv_tokens": engine.facts.kv_tokens})
+    try:
+        for way in (ours, bare):
+            way(engine, generation.requests(largest | {"output_tokens": WARM_TOKENS}, 1000), WARM_TOKENS)
+        for case in cases:
+            shown(out, compared(engine, case))
+    finally:
+        engine.unload()
+
+
+def alone(case: dict[str, Any], here: Any, out: Path) -> None:
+    """Rounds of an engine of ours, the first of them thrown away; where it is quantised, the perplexity of the frozen text both ways."""
+    module, nll = engines.module(case["engine"]), {}
+    module.prepare(case, here)
+    for kind in {case["quantization"], "none"} if case["quantization"] != "none" else {"none"}:
+        engine = module.load(case | {"quantization": kind}, here)
+        try:
+            if kind == case["quantization"]:
+                rows = [ours(engine, generation.requests(case, number), case["output_tokens"]) for number in range(3)][1:]
+                shown(out, {"case": case["id"], "quantization": kind, "rounds": rows})
+            if case["quantization"] != "none":
+                nll[kind] = [value for window in generation.frozen_windows() for value in engine.losses(window)]
+        finally:
+            engine.unload()
+    if nll:
+        gained = statistics.fmean(nll[case["quantization"]]) - statistics.fmean(nll["none"])
+        shown(out, {"case": case["id"], "int8_perplexity_ratio": math.exp(gained)})
+
+
+def part(name: str, cap_s: int, act: Callable[[], None], out: Path) -> None:
+    """Do a part within its cap; one that fails or is too slow is a line among the results, and the next begins."""
+
+    def over(*_: object) -> None:
+        raise TimeoutError(f"longer than {cap_s} s")
+
+    signal.signal(signal.SIGALRM, over)
+    signal.alarm(cap_s)
+    begin = time.monotonic()
+    try:
+        act()
+        said = "done"
+    except Exception as error:  # the next part is worth its time, whatever this one died of
+        said = f"{type(error).__name__}: {error}"[:300]
+    finally:
+        signal.alarm(0)
+    shown(out, {"part": name, "seconds": round(time.monotonic() - begin, 1), "ended": said})
+
+
+def main(path: str, out: Path) -> None:
+    """All parts of a plan: its cases of lmdeploy together, then each other case."""
+    cases = plan.load(path).cases
+    here = device.choose(0)
+    chosen = [case for case in cases if case["engine"] == "lmdeploy"]
+    if chosen:
+        part("lmdeploy", CAPS_S["lmdeploy"], lambda: beside(chosen, here, out), out)
     for case in cases:
-        print(json.dumps(compared(engine, case)), flush=True)
-    engine.unload()
+        if case["engine"] != "lmdeploy":
+            part(case["id"], CAPS_S["other"], partial(alone, case, here, out), out)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(sys.argv[1], Path(sys.argv[2]))
