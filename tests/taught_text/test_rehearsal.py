@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 import time
 import types
@@ -108,14 +109,14 @@ def test_every_part_is_done_and_written(small: Path) -> None:
 
 def test_a_part_that_fails_or_is_too_slow_leaves_what_it_had_and_the_next_begins(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def slow(*_: Any) -> None:
-        time.sleep(60)
+        signal.alarm(1)  # what is left of the cap by now
+        time.sleep(600)
 
     monkeypatch.setattr(generation, "compared", slow)
-    monkeypatch.setitem(generation.CAPS_S, "lmdeploy", 1)
     monkeypatch.setattr(generation.engines.module("transformers"), "quantize", lambda _: 1 / 0)
     generation.main("generation.toml", small)
     ended = {row["part"]: row["ended"] for row in rows(small) if "part" in row}
-    assert ended["lmdeploy"].startswith("TimeoutError: longer than 1 s")
+    assert ended["lmdeploy"].startswith("TimeoutError: longer than 300 s")
     assert ended["transformers-none"] == "done"
     assert ended["transformers-w8a16"].startswith("ZeroDivisionError")
     assert rows(small)[0]["engine"] == "lmdeploy"
