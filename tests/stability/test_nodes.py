@@ -28,7 +28,8 @@ from tests.stability.standin import GO_ON
 from verify.metrics import stability
 
 pytestmark = pytest.mark.torch
-LONG_S = 600
+LONG_S = 1200
+LIMITS = {"hang_s": 15, "start_s": 900}  # a keeper's word takes half a second, and a busy machine its time
 
 
 class Pair:
@@ -97,7 +98,7 @@ def pair(folder: Path, made: dict[str, Any]) -> Iterator[Pair]:
 
 def test_faults_put_in_on_the_second_node_are_told_in_their_class(tmp_path: Path) -> None:
     kinds = ("kill_rank", "out_of_memory", "hang")  # all of the last rank, which is there
-    made = case(0, 1) | {"faults": [{"kind": kind, "step": 20 * number} for number, kind in enumerate(kinds, start=1)]}
+    made = case(0, 1) | LIMITS | {"faults": [{"kind": kind, "step": 20 * number} for number, kind in enumerate(kinds, start=1)]}
     with pair(tmp_path, made) as both:
         found = both.end()
     assert [finding for finding in stability.rules(both.made, found) if finding.severity == "error"] == []
@@ -108,7 +109,7 @@ def test_faults_put_in_on_the_second_node_are_told_in_their_class(tmp_path: Path
 
 def test_a_node_that_is_lost_counts_once_and_comes_back(tmp_path: Path) -> None:
     """Its rank, its agent, and then all of it: the supervisor waits until it is there again."""
-    with pair(tmp_path, case(0, 1) | {"hang_s": 30}) as both:
+    with pair(tmp_path, case(0, 1) | LIMITS | {"hang_s": 60}) as both:
         both.life(0)
         [agent] = both.processes(both.keeper.pid)
         [rank] = both.processes(agent)

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from .direct import BLOCK_BYTES, flat
+from .direct import flat
 
+HASHED_BYTES = 16 * 2**20
 Tensors = dict[str, torch.Tensor]
 
 
@@ -73,7 +74,7 @@ def wipe(state: State) -> None:
 
 def digests(tensors: Tensors) -> dict[str, str]:
     """Hex SHA-256 by name, over the SHA-256 of each block of 16 MiB: blocks of all tensors are hashed beside each other."""
-    blocks = {name: flat(tensor).split(BLOCK_BYTES) if tensor.numel() else () for name, tensor in tensors.items()}
+    blocks = {name: flat(tensor).split(HASHED_BYTES) if tensor.numel() else () for name, tensor in tensors.items()}
     with ThreadPoolExecutor(max(1, min(16, len(os.sched_getaffinity(0))))) as pool:
         hashed = {name: [pool.submit(_digest, block) for block in parts] for name, parts in blocks.items()}
         return {name: hashlib.sha256(b"".join(part.result() for part in parts)).hexdigest() for name, parts in hashed.items()}
