@@ -188,6 +188,7 @@ def told(folder: Path, beat: int, code: int | None = None) -> None:
 
 def test_a_node_is_lost_by_its_agents_end_or_by_its_silence(tmp_path: Path) -> None:
     watched = nodes.Nodes(nodes.Node(tmp_path, range(1), lambda *_: []), 2, 1)
+    watched.incarnation = 0
     assert watched.lost(0) is None, "nothing was heard yet"
     told(tmp_path, 1)
     assert watched.lost(0) is None
@@ -195,6 +196,10 @@ def test_a_node_is_lost_by_its_agents_end_or_by_its_silence(tmp_path: Path) -> N
     assert watched.lost(0) == "node 1 fell silent"
     told(tmp_path, 2)
     assert watched.lost(0) is None
+    watched.beats[1] = (2, now() - (nodes.QUIET_S + 1) * 10**9)
+    assert watched.quiet(nodes.QUIET_S) == "node 1 fell silent"
+    told(tmp_path, 3)
+    assert watched.quiet(nodes.QUIET_S) is None, "what it said while nobody listened counts"
     told(tmp_path, 3, -9)
     assert watched.lost(0) == "the agent of node 1 ended with -9"
     assert watched.lost(1) is None, "that was the start before"

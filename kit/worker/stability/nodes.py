@@ -200,12 +200,14 @@ class Nodes:
     attempt: int
     versions: dict[str, str] = field(default_factory=dict)
     restarts: bool = False
+    incarnation: int = -1  # that was ordered last; what a keeper told of the one before is no word of this one
     heard: dict[int, tuple[list[Any], int]] = field(default_factory=dict)  # by rank: the last sign of life, and when it came
     beats: dict[int, tuple[int, int]] = field(default_factory=dict)  # by node: the keeper's last word by its number, and when it came
 
     def start(self, first: int, restarts: int) -> None:
         del restarts
         self.beats.clear()
+        self.incarnation = first
         self._order(first, over=False)
         self.own.start(first, 0)
 
@@ -233,17 +235,14 @@ class Nodes:
         return self.own.words(incarnation) + theirs
 
     def lost(self, incarnation: int) -> str | None:
-        for said in self._others():
-            if said["incarnation"] != incarnation:
-                continue
-            node = said["node"]
-            if said["code"]:
-                return f"the agent of node {node} ended with {said['code']}"
-            if self.beats.get(node, (-1, 0))[0] != said["beat"]:
-                self.beats[node] = (said["beat"], now())
-        return self.quiet(LOST_S)
+        ended = (said for said in self._others() if said["incarnation"] == incarnation and said["code"])
+        found = next((f"the agent of node {said['node']} ended with {said['code']}" for said in ended), None)
+        return found or self.quiet(LOST_S)
 
     def quiet(self, limit_s: int) -> str | None:
+        for said in (said for said in self._others() if said["incarnation"] == self.incarnation):
+            if self.beats.get(said["node"], (-1, 0))[0] != said["beat"]:
+                self.beats[said["node"]] = (said["beat"], now())
         found = (node for node, (_, at_ns) in self.beats.items() if now() - at_ns > limit_s * 10**9)
         return next((f"node {node} fell silent" for node in found), None)
 
