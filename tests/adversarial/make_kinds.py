@@ -18,7 +18,6 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -32,126 +31,14 @@ from tests.adversarial import (
     audits,
     builder,
     test_audit,
-    test_chain,
     test_cosignatures,
     test_packed,
     test_plausible_runs,
-    test_policy,
     trust,
 )
-from tests.adversarial.make_vectors import FOLDER, GOOD, NAME, _step, differences, named
-
-KINDS = ("policy", "witness", "audit", "publication", "archive", "plausible")
-WITH_RUN = ("policy", "witness")  # a copy of the good run stands in these scenes
-AT = ("--at", "2026-06-01T00:00:00Z")
-LATER = ("--at", "2026-10-01T00:00:00Z")
-FIRST, SECOND = "trust/1.dsse.json", "trust/2.dsse.json"
-VENDOR = "vendor"
-PACKED = "files.tar.zst"  # instead of files/, where they are many
-LARGE_BYTES = 160_000
-UNREAD = "read by verify alone: the others take a run's folder, and a key"
-ARGV = {
-    "policy": (NAME, "--policy", SECOND, *AT),
-    "witness": (NAME, "--policy", FIRST, "--witness", "seen.txt", *AT),
-    "audit": ("audit", VENDOR, "audit", "--policy", FIRST, *LATER),
-    "publication": ("publication", "result", "--policy", FIRST, "--status", "status.dsse.json", *LATER),
-    "archive": (f"{NAME}.tar.zst", "--policy", "self"),
-    "plausible": (NAME, "--policy", "self"),
-}
-
-
-@dataclass(frozen=True)
-class Case:
-    """A bad scene: its row, the rule that refuses it, what is done; `before` are commands whose answer is 0 and that come first.
-
-    `accepted` says why it is not refused: the rule is a warning then, or empty where the unwitnessed window is what tells.
-    """
-
-    kind: str
-    row: int
-    rule: str
-    name: str
-    act: Callable[[Path], Any]
-    argv: tuple[str, ...] = ()
-    before: tuple[tuple[str, ...], ...] = ()
-    exit_code: int = 1
-    accepted: str = ""
-
-    @property
-    def folder(self) -> str:
-        return f"{self.kind}/bad/{named(self.row, self.name)}"
-
-
-# --- policies --------------------------------------------------------------------------------------------------------
-
-
-def _policy(scene: Path) -> None:
-    first = trust.document()
-    trust.write(scene / "trust", trust.seal(first), trust.seal(trust.after(first)))
-
-
-def _first(change: Callable[[trust.Document], Any]) -> Callable[[Path], Any]:
-    """Version 1 changed, sealed by its root keys, and the only one."""
-
-    def act(scene: Path) -> None:
-        document = trust.document()
-        change(document)
-        (scene / SECOND).unlink()
-        (scene / FIRST).write_bytes(trust.seal(document))
-
-    return act
-
-
-def _second(name: str) -> Callable[[Path], Any]:
-    """A second version as test_chain has it."""
-
-    def act(scene: Path) -> None:
-        _, document, signers = test_chain.UNSIGNED[name]
-        (scene / SECOND).write_bytes(trust.seal(document, signers))
-
-    return act
-
-
-def _root_of_one_person(scene: Path) -> None:
-    document = trust.document()
-    document["keys"][trust.name("root-1", 1)] = trust.entry("root-1", 1)
-    document["root"]["keys"].append(trust.name("root-1", 1))
-    keys = [trust.key("root-1"), trust.key("root-1", 1)]
-    (scene / FIRST).write_bytes(trust.statements.sign(trust.canonical(document), keys, trust.PAYLOAD_TYPE))
-    (scene / SECOND).unlink()
-
-
-def _statement_for_policy(scene: Path) -> None:
-    (scene / FIRST).write_bytes(trust.statements.sign(trust.canonical(trust.document()), [trust.key(person) for person in trust.ROOTS]))
-    (scene / SECOND).unlink()
-
-
-def _fork(scene: Path) -> None:
-    first = trust.document()
-    other = trust.after(first) | {"statusMaxAgeDays": 1}
-    trust.write(scene / "other", trust.seal(first), trust.seal(other))
-
-
-ONE = (NAME, "--policy", FIRST, *AT)
-UNUSABLE = {name: (row, test_policy.UNUSABLE[name]) for row, name in (
-    (11, "the same key twice"), (11, "a keyid that is not the key's"), (12, "a key of low order"), (12, "a key of order four"),
-    (12, "a point off the curve"), (13, "a vendor may sign audits"), (13, "a lab may sign runs"),
-)}  # fmt: skip
-NOT_ALLOWED = {name: (row, test_policy.REFUSED[name]) for row, name in (
-    (13, "a lab's key signs a run"), (14, "a compromised key"), (14, "a compromised key, looked at as of a time before"),
-    (14, "a key superseded by another"),
-)}  # fmt: skip
-POLICIES = (
-    *(Case("policy", row, rule, name, _first(change), ONE) for name, (row, (rule, change)) in UNUSABLE.items()),
-    *(Case("policy", row, rule, name, _first(change), ONE) for name, (row, (rule, change, _)) in NOT_ALLOWED.items()),
-    *(Case("policy", 15, test_chain.UNSIGNED[name][0], name, _second(name)) for name in (
-        "by one of two persons", "by old root keys alone", "by new root keys alone", "after another version", "of another policy")),
-    Case("policy", 9, "policy.type", "a statement taken for a policy", _statement_for_policy, ONE),
-    Case("policy", 11, "policy.root", "two root keys of one person", _root_of_one_person, ONE),
-    Case("policy", 14, "policy.window", "a key that has run out", _first(lambda d: d["keys"][test_policy.ANN].update(notAfter="2026-05-01T00:00:00Z")), ONE),
-    Case("policy", 15, "policy.rollback", "back to an older version", lambda _: None, ONE, (ARGV["policy"],)),
-    Case("policy", 15, "policy.fork", "two policies with one number", _fork, (NAME, "--policy", "other/2.dsse.json", *AT), (ARGV["policy"],)),
-)  # fmt: skip
+from tests.adversarial.kinds import ARGV, FIRST, KINDS, LARGE_BYTES, LATER, PACKED, SECOND, UNREAD, VENDOR, WITH_RUN, Case
+from tests.adversarial.kinds_of_policies import POLICIES, two_versions
+from tests.adversarial.make_vectors import FOLDER, GOOD, NAME, _step, differences
 
 # --- a witness's copy ------------------------------------------------------------------------------------------------
 
@@ -360,7 +247,7 @@ PLAUSIBLE = tuple(
 )
 CASES = (*POLICIES, *WITNESSED, *AUDITS, *PUBLICATIONS, *ARCHIVES, *PLAUSIBLE)
 MAKERS: dict[str, Callable[[Path], Any]] = {
-    "policy": _policy, "witness": _witness, "audit": _audit, "publication": _publication, "archive": _archive, "plausible": test_plausible_runs.built,
+    "policy": two_versions, "witness": _witness, "audit": _audit, "publication": _publication, "archive": _archive, "plausible": test_plausible_runs.built,
 }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.adversarial import make_kinds, make_vectors, tables
-from tests.adversarial.make_kinds import KINDS
+from tests.adversarial.kinds import KINDS
 from tests.adversarial.make_vectors import FOLDER, GOOD, NAME
 from tests.adversarial.test_table import ROW_LIST, functions
 from verify import cli

@@ -1,4 +1,4 @@
-"""Everything that one lease must tell about training, in one call: ours beside the plain loop, float8, first steps, whole models.
+"""Everything that a short time on one card must tell about training, in one call: ours beside the plain loop, float8, first steps, whole models.
 
     python -m tests.device.training OUT [--scale card] [--seconds 470] [PART ...]
 

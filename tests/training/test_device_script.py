@@ -1,4 +1,4 @@
-"""The script for a lease of a card, rehearsed whole at a size that any machine has: what runs here, runs there at the first go."""
+"""The script for a short time on a card, rehearsed whole at a size that any machine has: what runs here, runs there at the first go."""
 
 from __future__ import annotations
 
