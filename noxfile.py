@@ -93,6 +93,7 @@ def lint(session: nox.Session) -> None:
     """Check style with ruff."""
     session.install("--require-hashes", "-r", "requirements/lint.lock")
     session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
 
 
 @nox.session

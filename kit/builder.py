@@ -98,5 +98,3 @@ def _buildah(arguments: list[str]) -> str:
         own = [line for line in lines if line.startswith("ERROR: ")] or lines  # what a step of the build said, before buildah's own words
         raise KitError(f"buildah {arguments[0]} failed", why=own[-1][-300:], exit_code=ENVIRONMENT)
     return done.stdout.strip()
-
-

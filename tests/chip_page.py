@@ -77,7 +77,11 @@ def _codes(values: Iterable[str]) -> str:
 
 
 def _status(chip: Chip, language: str) -> list[str]:
-    return [chip.id, chip.names[language], *(chip.parts.get(part, "") for part in ("detection", "torch", "container", "kubernetes", "apptainer", "supports"))]
+    return [
+        chip.id,
+        chip.names[language],
+        *(chip.parts.get(part, "") for part in ("detection", "torch", "container", "kubernetes", "apptainer", "supports")),
+    ]
 
 
 def _found(chip: Chip) -> list[str]:
@@ -89,7 +93,15 @@ def _found(chip: Chip) -> list[str]:
 def _torch(chip: Chip, yes: dict[bool, str]) -> list[str]:
     seen = chip.torch
     loads = yes[seen["autoload"]] if "autoload" in seen else ""
-    return [chip.id, seen.get("package", ""), seen["device"], loads, _codes(seen.get("visible", {})), seen.get("collective", ""), seen.get("library", "")]
+    return [
+        chip.id,
+        seen.get("package", ""),
+        seen["device"],
+        loads,
+        _codes(seen.get("visible", {})),
+        seen.get("collective", ""),
+        seen.get("library", ""),
+    ]
 
 
 def _box(chip: Chip) -> list[str]:
@@ -100,7 +112,10 @@ def _box(chip: Chip) -> list[str]:
 
 
 def _peaks(chip: Chip) -> list[list[str]]:
-    return [[chip.id, peak["product"], peak["kind"], f"{peak['value']} {peak['unit']}", peak["source"]] for peak in chip.document.get("peaks", [])]
+    return [
+        [chip.id, peak["product"], peak["kind"], f"{peak['value']} {peak['unit']}", peak["source"]]
+        for peak in chip.document.get("peaks", [])
+    ]
 
 
 def _sources(chip: Chip) -> list[list[str]]:

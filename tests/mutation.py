@@ -24,7 +24,9 @@ CORE = (  # what decides whether a run is accepted; formulas and pages have thei
     "findings", "inside", "patches",
 )  # fmt: skip
 KILLED, SURVIVED, UNTESTED, SLOW = (1, 3), (0,), (5, 33), (24, 36, 152, 255, -24)  # exit codes as mutmut keeps them
-ENDS = {code: name for name, codes in (("killed", KILLED), ("survived", SURVIVED), ("untested", UNTESTED), ("timeout", SLOW)) for code in codes}
+ENDS = {
+    code: name for name, codes in (("killed", KILLED), ("survived", SURVIVED), ("untested", UNTESTED), ("timeout", SLOW)) for code in codes
+}
 
 
 class _Silent(ast.NodeTransformer):
@@ -81,7 +83,10 @@ def main() -> int:
     paths = sorted({path for glob in given.module for path in MUTANTS.glob(f"{glob}.py")})
     chosen = [name for path in paths if path.with_name(path.name + ".meta").exists() for name in meaningful(path)]
     sample = sorted(Random(given.seed).sample(chosen, min(given.count or len(chosen), len(chosen))))
-    print(f"{len(known):,} mutants, {len(chosen):,} of the chosen modules change more than wording, {len(sample)} drawn with seed {given.seed}", flush=True)
+    print(
+        f"{len(known):,} mutants, {len(chosen):,} of the chosen modules change more than wording, {len(sample)} drawn with seed {given.seed}",
+        flush=True,
+    )
     _mutmut(*sample)
     return _say({name: code for name, code in _ends().items() if name in set(sample)})
 

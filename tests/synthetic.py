@@ -61,7 +61,14 @@ def column(table: profile.Table, row: profile.Row, part: profile.Part) -> CaseRe
         table, row.select | part.select, row.select["suite"], f"{table.id}-{row.id}-{part.id}", row.cards or row.label.get("cards", 8)
     )
     return CaseResult(
-        made["id"], made["suite"], "done", table.section, table.part, {part.of: value}, fields=made, facts={"weights": "file", "rehearsal": "no"}
+        made["id"],
+        made["suite"],
+        "done",
+        table.section,
+        table.part,
+        {part.of: value},
+        fields=made,
+        facts={"weights": "file", "rehearsal": "no"},
     )
 
 

@@ -75,4 +75,3 @@ def received_in_time(made: Statement, receipt: Statement) -> Iterator[Finding]:
     asked, time = made.predicate, receipt.predicate["received"]
     if not asked["notBefore"] <= time <= asked["auditBy"]:
         yield error("receipt.time", "receipt: received", f"{asked['notBefore']} to {asked['auditBy']}", time)
-

@@ -55,9 +55,7 @@ def order(key: bytes, ids: Iterable[str]) -> list[str]:
 
 def parse(strata: Iterable[dict[str, Any]]) -> tuple[Stratum, ...]:
     """Strata as a challenge writes them."""
-    return tuple(
-        Stratum(one["suite"], one["k"], None if one["cases"] is None else frozenset(one["cases"])) for one in strata
-    )
+    return tuple(Stratum(one["suite"], one["k"], None if one["cases"] is None else frozenset(one["cases"])) for one in strata)
 
 
 def faults(strata: Sequence[Stratum], plan: Iterable[Member]) -> list[str]:

@@ -272,7 +272,6 @@ def _of_window(window: Window, total: _Total) -> dict[str, Metric]:
     return made
 
 
-
 Join = Callable[[list[int]], int]
 CHARTED: dict[str, tuple[str, int, str, Join]] = {
     "power_w": ("power_mw", 1000, "W", sum),

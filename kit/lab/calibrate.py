@@ -74,7 +74,5 @@ def render(name: str, read: Sequence[Replayed], table: Table, rows: Sequence[tup
         name=name, count=len(read), plan=said["plan"]["name"], chip=said["chip"], host=read[0].host[:16], base=table.name,
         factor=table.factor, reruns=table.reruns, alpha=table.alpha, quantile=table.quantile,
     )  # fmt: skip
-    parts = [
-        ROW.format(row=row, repeats=len(read), in_mean=str(row.in_mean).lower(), measured=f"{measured:.5f}") for row, measured in rows
-    ]
+    parts = [ROW.format(row=row, repeats=len(read), in_mean=str(row.in_mean).lower(), measured=f"{measured:.5f}") for row, measured in rows]
     return head + "".join(parts)

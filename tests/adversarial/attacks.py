@@ -233,7 +233,9 @@ add("json.syntax", "tampered", "a comma too many", plan_bytes(lambda d: d.replac
 add("statement.schema", "restated", "an unknown field", lambda s: s["predicate"].update(extra=1))
 add("statement.schema", "restated", "another predicate", lambda s: s.update(predicateType="https://example.org/x"))
 add("statement.subject", "restated", "another subject", lambda s: s["subject"][0]["digest"].update(sha256="0" * 64))
-add("statement.plan", "restated", "another plan", lambda s: s["predicate"]["plan"].update(sha256="0" * 64), "statement.log", "run_key.bound")
+add(
+    "statement.plan", "restated", "another plan", lambda s: s["predicate"]["plan"].update(sha256="0" * 64), "statement.log", "run_key.bound"
+)
 add("statement.environment", "restated", "another chip", lambda s: s["predicate"].update(chip="other"))
 add(
     "statement.environment",
@@ -382,15 +384,3 @@ add(
     "claims.value",
 )
 add("cases.schema", "tampered", "an unknown state", cases_json(lambda d: d["cases"][0].update(state="great")), *PLAN, "cases.statement")
-add("environment.schema", "sealed", "a field too many", lambda b: b.environment.update(extra=1))
-add("resolved_plan.schema", "tampered", "no version", plan_bytes(lambda d: d.replace(b'"schemaVersion":1,', b"", 1)), *PLAN)
-add("plan.case", "sealed", "a case that breaks its schema", lambda b: b.plan.document["cases"][0].update(measured_steps=0))
-add("plan.case", "sealed", "a count with a fraction behind a reference", lambda b: b.plan.document["cases"][1].update(model=b.plan.document["cases"][1]["model"] | {"vocab_size": 256.0}))
-add("plan.case", "sealed", "a case in another section", lambda b: b.plan.document["cases"][0].update(section="inference"))
-add("plan.suite", "sealed", "a suite that nobody knows", lambda b: b.plan.document["cases"][0].update(suite="unknown"))
-add(
-    "case.handed",
-    "sealed",
-    "the worker was given an easier case",
-    lambda b: b.handed.update({PRETRAIN: {"case": b.plan.cases[0] | {"seed": 8}, "attempt": 1}}),
-)

@@ -64,7 +64,6 @@ class AuditBench(Bench):
         if asked is not None:
             self.answer(asked)
 
-
     def answer(self, sealed: bytes) -> None:
         """As the builder does, for the cases that are run."""
         self.plan.document["cases"], everything = [case for case in self.plan.cases if case["id"] in self.events], self.plan.cases

@@ -94,3 +94,20 @@ add(
     plan_bytes(lambda data: data.replace(b'"processes":2,', b'"processes":2.0,', 1)),
     *PLAN,
 )
+add("environment.schema", "sealed", "a field too many", lambda b: b.environment.update(extra=1))
+add("resolved_plan.schema", "tampered", "no version", plan_bytes(lambda d: d.replace(b'"schemaVersion":1,', b"", 1)), *PLAN)
+add("plan.case", "sealed", "a case that breaks its schema", lambda b: b.plan.document["cases"][0].update(measured_steps=0))
+add(
+    "plan.case",
+    "sealed",
+    "a count with a fraction behind a reference",
+    lambda b: b.plan.document["cases"][1].update(model=b.plan.document["cases"][1]["model"] | {"vocab_size": 256.0}),
+)
+add("plan.case", "sealed", "a case in another section", lambda b: b.plan.document["cases"][0].update(section="inference"))
+add("plan.suite", "sealed", "a suite that nobody knows", lambda b: b.plan.document["cases"][0].update(suite="unknown"))
+add(
+    "case.handed",
+    "sealed",
+    "the worker was given an easier case",
+    lambda b: b.handed.update({PRETRAIN: {"case": b.plan.cases[0] | {"seed": 8}, "attempt": 1}}),
+)

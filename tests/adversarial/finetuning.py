@@ -35,7 +35,10 @@ def events(rank: int) -> list[Event]:
     for steps in (2, 4):
         place = next(index for index, event in enumerate(made) if event.get("step") == steps - 1)
         begin = made[place]["t"] + 1000
-        made.insert(place + 1, {"t": begin + 500, "e": "evaluation", "steps": steps, "begin_ns": begin, "loss": 3.5, "loss_dp_mean": 3.5, "tokens": 32})
+        made.insert(
+            place + 1,
+            {"t": begin + 500, "e": "evaluation", "steps": steps, "begin_ns": begin, "loss": 3.5, "loss_dp_mean": 3.5, "tokens": 32},
+        )
     return builder.end(made)
 
 

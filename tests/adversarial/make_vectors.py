@@ -135,7 +135,11 @@ def _paths(run: Path) -> dict[str, Path]:
 def differences(good: Path, bad: Path) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
     """Files of `bad` that are not those of `good`, and steps for what a checkout of git cannot hold."""
     before, after = _paths(good), _paths(bad)
-    gone = [name for name in before if name not in after and not any(parent.as_posix() in before and parent.as_posix() not in after for parent in Path(name).parents)]
+    gone = [
+        name
+        for name in before
+        if name not in after and not any(parent.as_posix() in before and parent.as_posix() not in after for parent in Path(name).parents)
+    ]
     steps: list[dict[str, Any]] = [{"do": "remove", "path": name} for name in gone]
     files: dict[str, bytes] = {}
     lowered = [name.lower() for name in after]

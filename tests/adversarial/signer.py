@@ -52,7 +52,11 @@ def statement_of(run: Path) -> dict[str, Any]:
 def sign_payload(run: Path, payload: bytes, signer: Signer = OWN) -> None:
     """An envelope over these very bytes."""
     signature = base64.b64encode(signer.sign(pae(PAYLOAD_TYPE, payload))).decode()
-    document = {"payloadType": PAYLOAD_TYPE, "payload": base64.b64encode(payload).decode(), "signatures": [{"keyid": signer.keyid, "sig": signature}]}
+    document = {
+        "payloadType": PAYLOAD_TYPE,
+        "payload": base64.b64encode(payload).decode(),
+        "signatures": [{"keyid": signer.keyid, "sig": signature}],
+    }
     (run / "run.dsse.json").write_bytes(canonical(document) + b"\n")
 
 
@@ -113,8 +117,20 @@ def claim(value: str) -> Callable[[dict[str, Any]], None]:
 
 
 SUMS = ("tree.missing", "log.files")
-add("tree.missing", "tampered", "a path that climbs out, sealed", listed(lambda old: sorted([*old, line("../outside")], key=lambda x: x[66:])), *SUMS)
-add("tree.missing", "tampered", "an absolute path, sealed", listed(lambda old: sorted([*old, line("/etc/hostname")], key=lambda x: x[66:])), *SUMS)
+add(
+    "tree.missing",
+    "tampered",
+    "a path that climbs out, sealed",
+    listed(lambda old: sorted([*old, line("../outside")], key=lambda x: x[66:])),
+    *SUMS,
+)
+add(
+    "tree.missing",
+    "tampered",
+    "an absolute path, sealed",
+    listed(lambda old: sorted([*old, line("/etc/hostname")], key=lambda x: x[66:])),
+    *SUMS,
+)
 add("tree.sums", "tampered", "no file listed, sealed", listed(lambda _: []))
 add("tree.sums", "tampered", "a path twice, sealed", listed(lambda old: [*old, old[-1]]))
 add("tree.extra", "tampered", "a log left out, sealed", listed(lambda old: [x for x in old if b"stderr" not in x]), *SUMS)
@@ -129,9 +145,19 @@ add("envelope.signatures", "tampered", "17 signatures", lambda run: envelope(run
 add("statement.schema", "restated", "a decimal comma", claim("1,0"))
 add("statement.schema", "restated", "a value with an exponent", claim("1e3"))
 add("statement.schema", "restated", "a hexadecimal value", claim("0x1p3"))
-add("statement.schema", "restated", "a trailing zero", lambda s: s["predicate"]["claims"][-1].update(value=s["predicate"]["claims"][-1]["value"] + ".0"))
+add(
+    "statement.schema",
+    "restated",
+    "a trailing zero",
+    lambda s: s["predicate"]["claims"][-1].update(value=s["predicate"]["claims"][-1]["value"] + ".0"),
+)
 add("case.handed", "sealed", "one case run as another", lambda b: b.handed.update({TEXT: {"case": b.plan.cases[0], "attempt": 1}}))
-add("events.schema", "sealed", "a kind of event that steers a terminal", lambda b: b.step(1).update(e="\x1b[2J\r\u202e<script>\nverdict: VERIFIED"))
+add(
+    "events.schema",
+    "sealed",
+    "a kind of event that steers a terminal",
+    lambda b: b.step(1).update(e="\x1b[2J\r\u202e<script>\nverdict: VERIFIED"),
+)
 add("events.schema", "sealed", "a truth value for a loss", lambda b: b.step(1).update(loss=True))
 add("events.schema", "sealed", "a text for a loss", lambda b: b.step(1).update(loss="3.5"))
 logged("log.attempts", "an end of an attempt that never began", [{"type": "case-end", "case": PRETRAIN, "attempt": 2, "state": "failed", "reason": "x"}],

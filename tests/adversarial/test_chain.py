@@ -79,9 +79,7 @@ def test_a_revoked_root_key_does_not_count(tmp_path: Path) -> None:
 
 
 def test_a_root_key_revoked_by_the_next_version_does_not_count_for_it(tmp_path: Path) -> None:
-    document = second(
-        lambda d: d["keys"][trust.name("root-1")].update(revoked={"since": "2026-03-01T00:00:00Z", "reason": "compromise"})
-    )
+    document = second(lambda d: d["keys"][trust.name("root-1")].update(revoked={"since": "2026-03-01T00:00:00Z", "reason": "compromise"}))
     trust.write(tmp_path, FIRST, trust.seal(document, ["root-1", "root-2"]))
     with pytest.raises(Refused, match=r"policy\.root"):
         chain.load(tmp_path, AT)

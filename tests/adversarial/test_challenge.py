@@ -179,5 +179,3 @@ def test_worker_takes_the_seed_of_the_challenge() -> None:
     assert _seeded({"case": case, "attempt": 1}) == case
     assert _seeded({"case": case, "attempt": 1, "seed": 8}) == {"id": "x", "seed": 8}
     assert _seeded({"case": {"id": "x"}, "attempt": 1, "seed": 8}) == {"id": "x"}
-
-

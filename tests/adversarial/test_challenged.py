@@ -61,7 +61,11 @@ def test_a_run_that_does_something_else(name: str, honest: Played) -> None:
 
 def test_what_the_run_may_use(honest: Played) -> None:
     kit = run_of(honest).predicate["kit"]["tree"]["sha256"]
-    for images, kits, rules in (([], [kit], []), ([], ["0" * 64], ["challenge.allowed"]), (["sha256:" + "0" * 64], [], ["challenge.allowed"])):
+    for images, kits, rules in (
+        ([], [kit], []),
+        ([], ["0" * 64], ["challenge.allowed"]),
+        (["sha256:" + "0" * 64], [], ["challenge.allowed"]),
+    ):
         asked = changed(honest.desk.challenge, lambda p, images=images, kits=kits: p.update(allowed={"images": images, "kits": kits}))
         assert [fault.rule for fault in challenged.run_faults(asked, run_of(honest))] == rules
 
@@ -74,7 +78,9 @@ def test_more_attempts_than_allowed(honest: Played) -> None:
 
 
 def test_a_case_without_a_claim_that_can_be_compared(honest: Played) -> None:
-    run = changed(run_of(honest), lambda p: p.update(claims=[c for c in p["claims"] if (c["case"], c["metric"]) != ("text-1", "throughput")]))
+    run = changed(
+        run_of(honest), lambda p: p.update(claims=[c for c in p["claims"] if (c["case"], c["metric"]) != ("text-1", "throughput")])
+    )
     found = list(challenged.evidence_faults(honest.desk.challenge, run, honest.run, table_of(honest)))
     assert [(fault.rule, fault.where) for fault in found] == [("challenge.claims", "case text-1")]
 

@@ -20,8 +20,18 @@ SUITES: dict[str, Callable[[builder.Bench], Any]] = {
     "text_to_image": pictures.with_case,
     "specifications": specifications.with_case,
 }
-CASE = {"pretrain": builder.PRETRAIN, "text_generation": builder.TEXT, "text_to_image": pictures.PICTURES, "specifications": specifications.SPECS}
-EVENTS = {"pretrain": builder.pretrain(0, 3), "text_generation": builder.text(), "text_to_image": pictures.events(), "specifications": specifications.events()}
+CASE = {
+    "pretrain": builder.PRETRAIN,
+    "text_generation": builder.TEXT,
+    "text_to_image": pictures.PICTURES,
+    "specifications": specifications.SPECS,
+}
+EVENTS = {
+    "pretrain": builder.pretrain(0, 3),
+    "text_generation": builder.text(),
+    "text_to_image": pictures.events(),
+    "specifications": specifications.events(),
+}
 
 
 def fields(suite: str) -> Iterator[tuple[str, str]]:

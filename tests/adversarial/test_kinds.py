@@ -46,7 +46,9 @@ def answer(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, st
 
 
 @pytest.mark.parametrize("vector", [*SCENES, *OTHERS, *RUNS], ids=lambda path: path.relative_to(FOLDER).as_posix())
-def test_verify_answers_as_declared(vector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verify_answers_as_declared(
+    vector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     scene, declared = command(vector, tmp_path)
     monkeypatch.chdir(scene)
     for argv in declared.get("before", []):
@@ -63,7 +65,9 @@ ACCEPTED = [vector for vector in OTHERS if "accepted" in said(vector)["verify"]]
 
 
 @pytest.mark.parametrize("vector", ACCEPTED, ids=lambda path: path.relative_to(FOLDER).as_posix())
-def test_what_is_accepted_by_design_is_said(vector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_accepted_by_design_is_said(
+    vector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     results: list[dict[str, Any]] = []
     for number, one in enumerate((vector, vector.parent.parent / GOOD)):
         folder = tmp_path / str(number)

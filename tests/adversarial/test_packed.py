@@ -106,8 +106,14 @@ ATTACKS: dict[str, tuple[str, bytes]] = {
     "a prefix": ("header", changed_header(345, b"../..")),
     "another magic": ("header", changed_header(257, b"ustar  \0")),
     "a checksum": ("header", packed(member(f"{TOP}/a", 0).replace(b"ustar", b"ustaR") + END)),
-    "an extended header with more": ("header", foreign(lambda info: info.pax_headers.update({"GNU.sparse.major": "1"}), kind=tarfile.PAX_FORMAT)),
-    "an extended header of a short path": ("header", packed(member(LONG, 0)[:1024].replace(b"n" * 120, b"n") + member(f"{TOP}/n", 0) + END)),
+    "an extended header with more": (
+        "header",
+        foreign(lambda info: info.pax_headers.update({"GNU.sparse.major": "1"}), kind=tarfile.PAX_FORMAT),
+    ),
+    "an extended header of a short path": (
+        "header",
+        packed(member(LONG, 0)[:1024].replace(b"n" * 120, b"n") + member(f"{TOP}/n", 0) + END),
+    ),
     "two extended headers": ("header", packed(member(LONG, 0)[:1024] + member(LONG, 0) + END)),
     "an extended header of a megabyte": ("header", packed(archive._header(b"pax/path", 2**20, b"x") + bytes(2**20) + END)),
     "bytes in the padding": ("header", packed(HONEST.replace(b"x" * 700 + b"\0", b"x" * 700 + b"!"))),

@@ -79,7 +79,11 @@ REFUSED: dict[str, tuple[str, Change, datetime.datetime]] = {
     "a compromised key, looked at as of a time before": ("policy.revoked", revoke("2026-07-01T00:00:00Z", "compromise"), AT),
     "a key superseded by another": ("policy.revoked", revoke("2026-05-01T00:00:00Z", "superseded"), AT),
     "a lab's key signs a run": ("policy.role", lambda d: d["persons"]["ann"].update(party="lab-a"), AT),
-    "another vendor is asked for": ("policy.threshold", lambda d: d["rules"].update({"vendor-run/v1": [{"party": "rival", "threshold": 1}]}), AT),
+    "another vendor is asked for": (
+        "policy.threshold",
+        lambda d: d["rules"].update({"vendor-run/v1": [{"party": "rival", "threshold": 1}]}),
+        AT,
+    ),
 }
 
 
@@ -96,7 +100,12 @@ BEFORE, AFTER = AT.replace(month=4), AT.replace(month=5, day=2)
 
 @pytest.mark.parametrize(
     ("reason", "proved", "verdict"),
-    [("compromise", BEFORE, "verified"), ("compromise", AFTER, "refused"), ("superseded", BEFORE, "verified"), ("superseded", AFTER, "refused")],
+    [
+        ("compromise", BEFORE, "verified"),
+        ("compromise", AFTER, "refused"),
+        ("superseded", BEFORE, "verified"),
+        ("superseded", AFTER, "refused"),
+    ],
 )
 def test_a_proved_time_saves_what_is_older_than_a_revocation(reason: str, proved: datetime.datetime, verdict: str, tmp_path: Path) -> None:
     given = written(tmp_path, revoke("2026-05-01T00:00:00Z", reason))
@@ -130,12 +139,18 @@ UNUSABLE: dict[str, tuple[str, Change]] = {
     "a day that does not exist": ("policy.times", lambda d: d["keys"][ANN].update(notBefore="2026-02-30T00:00:00Z")),
     "a person whom nobody lists": ("policy.person", lambda d: d["keys"][ANN].update(person="bob")),
     "a party that nobody lists": ("policy.party", lambda d: d["persons"]["ann"].update(party="other")),
-    "a rule on a party that nobody lists": ("policy.party", lambda d: d["rules"].update({"vendor-run/v1": [{"party": "other", "threshold": 1}]})),
+    "a rule on a party that nobody lists": (
+        "policy.party",
+        lambda d: d["rules"].update({"vendor-run/v1": [{"party": "other", "threshold": 1}]}),
+    ),
     "a vendor may sign audits": ("policy.role", lambda d: d["rules"].update({"lab-audit/v1": [{"kind": "vendor", "threshold": 1}]})),
     "a vendor by name may sign audits": ("policy.role", lambda d: d["rules"].update({"lab-audit/v1": [{"party": "acme", "threshold": 1}]})),
     "the challenged vendor may sign audits": ("policy.role", lambda d: d["rules"]["lab-audit/v1"][0].update(party="=challenge.vendor")),
     "a lab may sign runs": ("policy.role", lambda d: d["rules"].update({"vendor-run/v1": [{"kind": "lab", "threshold": 1}]})),
-    "a rule on a statement that nobody knows": ("policy.rule", lambda d: d["rules"].update({"gossip/v1": [{"kind": "lab", "threshold": 1}]})),
+    "a rule on a statement that nobody knows": (
+        "policy.rule",
+        lambda d: d["rules"].update({"gossip/v1": [{"kind": "lab", "threshold": 1}]}),
+    ),
     "more persons than the lab has": ("policy.threshold", lambda d: d["rules"]["lab-audit/v1"][0].update(threshold=4)),
     "two of one party": ("policy.threshold", lambda d: d["rules"].update({"vendor-run/v1": [{"party": "acme", "threshold": 2}]})),
     "more root persons than there are": ("policy.threshold", lambda d: d["root"].update(threshold=4)),
@@ -194,5 +209,3 @@ def test_who_may_sign_what(kind: str, signed: list[str], rule: str, tmp_path: Pa
 
 def test_a_policy_speaks_for_p256_keys_too(tmp_path: Path) -> None:
     assert len(loaded(tmp_path, lambda d: p256(d) and None).keys) == len(trust.PERSONS) + 1
-
-

@@ -38,7 +38,9 @@ def test_vectors_come_out_again_byte_for_byte(tmp_path: Path, request: pytest.Fi
     if request.config.getoption("--update-golden"):
         make_vectors.main()
     make_vectors.write(tmp_path)
-    made, kept = ({path.relative_to(top).as_posix(): path.read_bytes() for path in top.rglob("*") if path.is_file()} for top in (tmp_path, FOLDER))
+    made, kept = (
+        {path.relative_to(top).as_posix(): path.read_bytes() for path in top.rglob("*") if path.is_file()} for top in (tmp_path, FOLDER)
+    )
     assert sorted(made) == sorted(kept)
     assert [name for name in made if made[name] != kept[name]] == [], "made otherwise now: pytest --update-golden, then read the difference"
 

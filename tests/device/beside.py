@@ -72,7 +72,12 @@ def bare_copy(here: torch.device, size: int) -> float:
 def specs(out: Path, here: torch.device, version: str) -> None:
     case = specs_case(version)
     side, size = case["shapes"][1][0], case["copy_bytes"]
-    plain = {"float16": (torch.float16, "highest"), "bfloat16": (torch.bfloat16, "highest"), "tf32": (torch.float32, "high"), "float32": (torch.float32, "highest")}
+    plain = {
+        "float16": (torch.float16, "highest"),
+        "bfloat16": (torch.bfloat16, "highest"),
+        "tf32": (torch.float32, "high"),
+        "float32": (torch.float32, "highest"),
+    }
     before = {mode: bare_product(here, *how, side) for mode, how in plain.items()} | {"on_card": bare_copy(here, size)}
     folder = out / "specifications"
     folder.mkdir()
@@ -88,7 +93,11 @@ def specs(out: Path, here: torch.device, version: str) -> None:
     ours = {name: float(metric.value) for name, metric in judged.metrics(case, measured).items()}
     named = {"on_card": "on_card_gb_per_s"} | {mode: f"matmul_{mode}_tflops" for mode in plain}
     ratios = {mode: 2 * ours[named[mode]] / (before[mode] + after[mode]) for mode in before if named[mode] in ours}
-    residuals = {f"{event.mode} {event.shape[0]}": float(event.residual) for _, series in measured.series.items() if isinstance(event := series.check, judged.Product)}
+    residuals = {
+        f"{event.mode} {event.shape[0]}": float(event.residual)
+        for _, series in measured.series.items()
+        if isinstance(event := series.check, judged.Product)
+    }
     keep(out, "specifications", {"ours": ours, "bare before": before, "bare after": after, "ratio": ratios, "findings": found,
                                  "unavailable": measured.unavailable, "residual": residuals})  # fmt: skip
 
@@ -169,7 +178,15 @@ def mode(out: Path, here: torch.device, engine: Any, name: str, stored: dict[str
     def bare() -> None:
         with torch.no_grad():
             for instant, _, _ in engine.schedule:
-                denoiser(pair, instant, encoder_hidden_states=text, timestep_cond=None, cross_attention_kwargs=None, added_cond_kwargs=None, return_dict=False)
+                denoiser(
+                    pair,
+                    instant,
+                    encoder_hidden_states=text,
+                    timestep_cond=None,
+                    cross_attention_kwargs=None,
+                    added_cond_kwargs=None,
+                    return_dict=False,
+                )
 
     whole = turns(here, {"ours": lambda: text_to_image._call(case, engine, here, 1), "plain": plain_pipeline(engine, denoiser)}, 6)
     denoise = turns(here, {"ours": lambda: engine.denoise(start, embeddings), "bare": bare}, 6)

@@ -18,7 +18,21 @@ from kit import archive, chip, grants, host, inventory, launchers, plan
 from verify import inside, libraries
 
 CASE = "specifications-small"
-KERNEL = {"proc", "sysfs", "devtmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "tmpfs", "securityfs", "debugfs", "tracefs", "bpf", "fusectl"}
+KERNEL = {
+    "proc",
+    "sysfs",
+    "devtmpfs",
+    "devpts",
+    "mqueue",
+    "cgroup",
+    "cgroup2",
+    "tmpfs",
+    "securityfs",
+    "debugfs",
+    "tracefs",
+    "bpf",
+    "fusectl",
+}
 ELSEWHERE = ("/proc", "/sys", "/dev", "/tmp", "/run", "/etc/")
 
 
@@ -59,7 +73,14 @@ def judge(product: chip.Chip, box: Path, root: str) -> int:
     print("device:", [event.get("device_name") for event in events if event["e"] == "environment"], "events:", len(events))
     print("end:", events[-1])
     mapped = said["libraries"]
-    print("libraries:", len(mapped), "files,", sum(one["size_bytes"] or 0 for one in mapped), "bytes, of no package:", sum(not one["package"] for one in mapped))
+    print(
+        "libraries:",
+        len(mapped),
+        "files,",
+        sum(one["size_bytes"] or 0 for one in mapped),
+        "bytes, of no package:",
+        sum(not one["package"] for one in mapped),
+    )
     granted = given(product, root)
     environment = {
         "isolation": {"kind": "container"}, "grants": granted.sealed(), "image": None, "lock": None, "kit": {"worker": said["worker"]},

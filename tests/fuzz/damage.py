@@ -14,7 +14,21 @@ NUMBER = re.compile(rb"(?<=[:,\[])-?[0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?")
 BASE64 = re.compile(rb"[A-Za-z0-9+/]{16,}={0,2}")
 HEX = re.compile(rb"[0-9a-f]{64}")
 STRING = re.compile(rb'"[^"\\]*"')
-ODD = (b"\x00", b"\x1b[31m", b"\xff", b"\xc3\x28", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\r", b"\n", b"\t", b" ", b"\\u0000", b"\\ud800", b"<script>")
+ODD = (
+    b"\x00",
+    b"\x1b[31m",
+    b"\xff",
+    b"\xc3\x28",
+    b"\xed\xa0\x80",
+    b"\xef\xbb\xbf",
+    b"\r",
+    b"\n",
+    b"\t",
+    b" ",
+    b"\\u0000",
+    b"\\ud800",
+    b"<script>",
+)
 
 
 def flip(rng: Random, data: bytes) -> bytes | None:
@@ -128,7 +142,21 @@ def number(rng: Random, data: bytes) -> bytes | None:
 def string(rng: Random, data: bytes) -> bytes | None:
     if (found := _match(rng, data, STRING)) is None:
         return None
-    other = rng.choice((b'""', b"null", b"0", b"[]", b"{}", b'"../../x"', b'"/etc/passwd"', b'"a\\u0000b"', b'"\\ud800"', b'"%s"' % (b"A" * 5000), b'"\\u001b[2J"'))
+    other = rng.choice(
+        (
+            b'""',
+            b"null",
+            b"0",
+            b"[]",
+            b"{}",
+            b'"../../x"',
+            b'"/etc/passwd"',
+            b'"a\\u0000b"',
+            b'"\\ud800"',
+            b'"%s"' % (b"A" * 5000),
+            b'"\\u001b[2J"',
+        )
+    )
     return data[: found.start()] + other + data[found.end() :]
 
 

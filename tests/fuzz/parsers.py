@@ -116,25 +116,48 @@ def targets(folder: Path) -> list[Target]:
         Target("strict.loads", strict.loads, [*documents, payload, b'[1.5e-3,"\\ud83d\\ude00"]']),
         Target("strict.loads exact", lambda data: strict.loads(data, real=strict.exact), [*documents, *logged["pretrain"][-2:]]),
         Target("envelope", envelope.parse, [sealed]),
-        Target("public key", lambda data: envelope.load_key(data, "key"), [(evidence / "signer.pub.pem").read_bytes(), envelope.spki(builder.KEY.public_key())]),
-        Target("statement", lambda data: statements.parse(envelope.Envelope(statements.PAYLOAD_TYPE, data, ()), statement.KIND, "x"), [payload]),
+        Target(
+            "public key",
+            lambda data: envelope.load_key(data, "key"),
+            [(evidence / "signer.pub.pem").read_bytes(), envelope.spki(builder.KEY.public_key())],
+        ),
+        Target(
+            "statement", lambda data: statements.parse(envelope.Envelope(statements.PAYLOAD_TYPE, data, ()), statement.KIND, "x"), [payload]
+        ),
         Target("policy", lambda data: policy.parse(data, "policy"), [canonical(trust.document())]),
         Target("sealed policy", lambda data: chain.open_version(data, "policy"), [trust.seal(trust.document())]),
         Target("checkpoints", lambda data: list(notes.split(data)), [(run / "runlog/checkpoints.txt").read_bytes()]),
         Target("cosignatures", cosign.split, [_cosigned(run)]),
         Target("run log entry", lambda data: runlog._entry(data, 0), _lines(run / "runlog/entries.jsonl")),
-        Target("ledger entry", lambda data: ledger.parse(data, "entry"), [
-            b'{"challenge":"%s","n":0,"nonce_sha256":"%s","type":"challenge","wall_ns":5}' % (b"0" * 64, b"1" * 64),
-            b'{"challenge":"%s","n":1,"sha256":"%s","type":"audit","verdict":"pass","wall_ns":6}' % (b"0" * 64, b"1" * 64)]),
-        Target("tolerance table", lambda data: tolerance.parse(data, "table"), [(ROOT / "baselines/tolerances/provisional.toml").read_bytes()]),
+        Target(
+            "ledger entry",
+            lambda data: ledger.parse(data, "entry"),
+            [
+                b'{"challenge":"%s","n":0,"nonce_sha256":"%s","type":"challenge","wall_ns":5}' % (b"0" * 64, b"1" * 64),
+                b'{"challenge":"%s","n":1,"sha256":"%s","type":"audit","verdict":"pass","wall_ns":6}' % (b"0" * 64, b"1" * 64),
+            ],
+        ),
+        Target(
+            "tolerance table", lambda data: tolerance.parse(data, "table"), [(ROOT / "baselines/tolerances/provisional.toml").read_bytes()]
+        ),
         Target("SHA256SUMS", tree.parse_sums, [(run / "SHA256SUMS").read_bytes()]),
         *(Target(f"event {suite}", _event(suite), lines) for suite, lines in logged.items()),
         *(Target(f"blocks {suite}", _blocks(suite), [b"\n".join([*lines[:6], *lines[-3:]]) + b"\n"]) for suite, lines in logged.items()),
-        Target("telemetry line", lambda data: telemetry._parse(data, "line"), [b'{"cards":2,"e":"opened","interval_ms":10,"missing":null,"t":5}']),
+        Target(
+            "telemetry line",
+            lambda data: telemetry._parse(data, "line"),
+            [b'{"cards":2,"e":"opened","interval_ms":10,"missing":null,"t":5}'],
+        ),
         Target("baseline", _written(scratch, baseline.read), [_baseline()]),
         *(
-            Target(f"evidence {name}", _written(scratch, lambda file, schema=schema: score.document(Evidence(file.parent), file.name, schema)), [data])
-            for name, schema, data in zip(("plan", "cases", "environment", "inside"), ("resolved_plan", "cases", "environment", "inside"), documents, strict=True)
+            Target(
+                f"evidence {name}",
+                _written(scratch, lambda file, schema=schema: score.document(Evidence(file.parent), file.name, schema)),
+                [data],
+            )
+            for name, schema, data in zip(
+                ("plan", "cases", "environment", "inside"), ("resolved_plan", "cases", "environment", "inside"), documents, strict=True
+            )
         ),
         Target("archive", _written(folder / f"{test_packed.TOP}.tar.zst", _unpack), [test_packed.packed(test_packed.HONEST)]),
         Target("tar in an archive", _written(folder / f"{test_packed.TOP}.tar.zst", _pack_and_unpack), [test_packed.HONEST]),

@@ -49,7 +49,9 @@ def read(argv: list[str]) -> Settings:
     parser.add_argument("--counts", choices=COUNTS, default="ids", help="how it can tell the tokens of a chunk")
     parser.add_argument("--refuses", nargs="*", default=(), help="fields of a request answered with 400")
     parser.add_argument("--text-only", action="store_true", help="takes no token ids as prompt")
-    parser.add_argument("--answers", default="", help="JSON file: a list of [prompt, ids], what to go on with after prompts known beforehand")
+    parser.add_argument(
+        "--answers", default="", help="JSON file: a list of [prompt, ids], what to go on with after prompts known beforehand"
+    )
     parser.add_argument("--fault", choices=("", *faults.FAULTS), default="")
     parser.add_argument("--fault-from", type=int, default=0, help="number of the first completion that goes wrong")
     parser.add_argument("--fault-after", type=int, default=2, help="chunks before it goes wrong")

@@ -82,7 +82,11 @@ def test_running_out_of_memory_fails_the_case_and_the_next_goes_on(tmp_path: Pat
     assert "smaller batch or side" in end["reason"]
     events = ran(band.case(), tmp_path / "second")
     assert events[-1]["state"] == "done"
-    told = [text_to_image.Picture(**{name: value for name, value in event.items() if name != "e"}) for event in events if event["e"] == "picture"]
+    told = [
+        text_to_image.Picture(**{name: value for name, value in event.items() if name != "e"})
+        for event in events
+        if event["e"] == "picture"
+    ]
     assert len(told) == 32
     assert list(kept.kept("x", 64, told, Evidence(tmp_path), "second")) == []
 

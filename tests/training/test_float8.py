@@ -34,7 +34,11 @@ def test_the_three_products_are_those_of_rounded_tensors() -> None:
     grad = torch.randn(2, 16, 48)
     out = eights(x)
     out.backward(grad)
-    inputs, weight, back = rounded(x.detach(), float8.FORWARD), rounded(layer.weight.detach(), float8.FORWARD), rounded(grad, float8.BACKWARD)
+    inputs, weight, back = (
+        rounded(x.detach(), float8.FORWARD),
+        rounded(layer.weight.detach(), float8.FORWARD),
+        rounded(grad, float8.BACKWARD),
+    )
     close = {"rtol": 1e-4, "atol": 1e-4}
     torch.testing.assert_close(out.double(), inputs @ weight.t() + layer.bias.double(), **close)
     torch.testing.assert_close(x.grad.double(), back @ weight, **close)
@@ -119,7 +123,10 @@ def test_a_torch_without_the_product_is_unsupported_in_one_line(monkeypatch: pyt
         raise error
 
     monkeypatch.setattr(torch, "_scaled_mm", lacking)
-    with pytest.raises(device.Unsupported, match="^no product in float8 on this chip: .*; leave the case out, or let supports.lacks of chip.toml name float8$"):
+    with pytest.raises(
+        device.Unsupported,
+        match="^no product in float8 on this chip: .*; leave the case out, or let supports.lacks of chip.toml name float8$",
+    ):
         training.build(case(dtype="float8", model=WIDE), HERE, models.build(WIDE))
 
 

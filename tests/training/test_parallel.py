@@ -52,7 +52,9 @@ def _run(processes: int, cases: list[dict[str, Any]], folder: Path) -> list[list
     (folder / "cases.json").write_text(json.dumps(cases))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m", "tests.training.ranks"]
     env = os.environ | {"CHIPASSAY_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, "cases.json", "."], cwd=folder, env=env | {"PYTHONPATH": _path()}, text=True, capture_output=True, check=False)
+    done = subprocess.run(
+        [*command, "cases.json", "."], cwd=folder, env=env | {"PYTHONPATH": _path()}, text=True, capture_output=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(processes)]
 

@@ -100,7 +100,9 @@ def test_memory_that_runs_out_is_said_with_peak_and_advice(tmp_path: Path, monke
 def test_a_hosts_own_word_for_no_memory_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU's allocator has no error type of its own: more is asked for than any address space holds."""
     monkeypatch.setattr(pretrain, "prepare", lambda *_: torch.empty(2**50, dtype=torch.uint8))
-    with pytest.raises(device.OutOfMemory, match=r"^llama of width 32 and 2 layers, micro_batch 2, .* GB were held at most; take a smaller micro_batch"):
+    with pytest.raises(
+        device.OutOfMemory, match=r"^llama of width 32 and 2 layers, micro_batch 2, .* GB were held at most; take a smaller micro_batch"
+    ):
         ran(tmp_path, pretrain)
     lines = [json.loads(line) for line in (tmp_path / "events-00000.jsonl").read_text().splitlines()]
     assert [event["peak_bytes"] > 0 for event in of("memory", lines)] == [True]

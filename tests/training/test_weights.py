@@ -116,9 +116,7 @@ def test_bert_of_transformers_says_the_same_here(published: Any, fused: bool) ->
     expected = theirs(input_ids=tokens, token_type_ids=segments)
     words = kept(model.transform_norm, lambda: model(**inputs)) @ model.embedding.weight.t() + model.bias
     torch.testing.assert_close(words, expected.prediction_logits, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(
-        kept(model.next_sentence, lambda: model(**inputs)), expected.seq_relationship_logits, rtol=1e-4, atol=1e-4
-    )
+    torch.testing.assert_close(kept(model.next_sentence, lambda: model(**inputs)), expected.seq_relationship_logits, rtol=1e-4, atol=1e-4)
 
 
 def test_internlm_is_llama_with_biases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +171,9 @@ def test_a_masked_language_model_alone_lacks_the_second_head(tmp_path: Path, mon
     monkeypatch.setenv(FOLDER, str(tmp_path))
     _bert("BertForMaskedLM").save_pretrained(tmp_path / "mine", safe_serialization=True)
     lock(tmp_path / "mine", "bert")
-    with pytest.raises(BadWeights, match=r"no tensor for pooler\.weight, which the case's model has: files of a BertForPreTraining have it"):
+    with pytest.raises(
+        BadWeights, match=r"no tensor for pooler\.weight, which the case's model has: files of a BertForPreTraining have it"
+    ):
         read(PLAIN_BERT)
 
 

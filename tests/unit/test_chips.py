@@ -16,7 +16,22 @@ from tests.conftest import ROOT
 
 FAKES = ROOT / "tests/chips"
 SHIPPED = sorted(path.parent.name for path in (ROOT / "images").glob("*/chip.toml"))
-EXPECTED = ["amd", "ascend", "biren", "cambricon", "cpu", "enflame", "hygon", "iluvatar", "intel", "kunlunxin", "metax", "mthreads", "nvidia", "thead"]
+EXPECTED = [
+    "amd",
+    "ascend",
+    "biren",
+    "cambricon",
+    "cpu",
+    "enflame",
+    "hygon",
+    "iluvatar",
+    "intel",
+    "kunlunxin",
+    "metax",
+    "mthreads",
+    "nvidia",
+    "thead",
+]
 FAKE = (FAKES / "fake/chip.toml").read_text(encoding="utf-8")
 
 
@@ -145,7 +160,11 @@ def test_a_chip_described_twice_is_refused(tmp_path: Path, monkeypatch: pytest.M
 
 
 BAD = {
-    "unknown key": ('stack = "none"', 'stakc = "none"', "unknown key 'stakc'; did you mean 'stack'?|unknown key 'stakc'.*did you mean 'stack'"),
+    "unknown key": (
+        'stack = "none"',
+        'stakc = "none"',
+        "unknown key 'stakc'; did you mean 'stack'?|unknown key 'stakc'.*did you mean 'stack'",
+    ),
     "relative node": ('nodes = ["/dev/fakectl"]', 'nodes = ["fakectl"]', "does not match"),
     "no source": ('source = "torch on the processor"\npackage', "package", "key 'source' is missing"),
     "another id": ('id = "fake"', 'id = "other"', "chip is named 'other'"),

@@ -109,7 +109,9 @@ def test_events_taken_by_their_form_say_what_the_strict_reader_says(
     message = bytearray(HEAD + (body if sizes == [100000] else _chunks(b"".join(made), sizes)))
     for _ in range(data.draw(st.integers(0, 3))):
         at = data.draw(st.integers(len(HEAD), len(message) - 1))
-        message[at : at + data.draw(st.integers(0, 1))] = data.draw(st.sampled_from([b"", b"0", b"7", b'"', b"\xe4", b"\n", b"\r", b"\\", b"-", b" "]))
+        message[at : at + data.draw(st.integers(0, 1))] = data.draw(
+            st.sampled_from([b"", b"0", b"7", b'"', b"\xe4", b"\n", b"\r", b"\\", b"-", b" "])
+        )
     ends = _cuts(bytes(message), data.draw(SIZES))
     assert _read(bytes(message), ends) == _strictly(bytes(message), ends)
 

@@ -160,7 +160,14 @@ def test_the_first_row_that_fits_a_case_counts() -> None:
 
 BAD = {
     "tolerances.syntax": [
-        b"x = ", b"\xff", b"a = " + b"[" * 5000, b"x = nan", b"x = inf", b"x = 1e999999999", b"x = 1e-400", b"a = 1\na = 2",
+        b"x = ",
+        b"\xff",
+        b"a = " + b"[" * 5000,
+        b"x = nan",
+        b"x = inf",
+        b"x = 1e999999999",
+        b"x = 1e-400",
+        b"a = 1\na = 2",
     ],
     "tolerances.size": [b"#" * (2**20 + 1)],
     "tolerances.schema": [

@@ -78,7 +78,9 @@ def test_digest_is_unchecked_until_a_day_or_a_pin_says_otherwise(tmp_path: Path)
     assert base.unchecked(made)
     (tmp_path / base.PIN).write_text(json.dumps({"base": digest}))
     assert not base.unchecked(made)
-    dated = recipe.Recipe({"base": {"registry": {"reference": f"python@{digest}", "source": "seen", "checked": "2026-11-24"}}}, tmp_path / "x")
+    dated = recipe.Recipe(
+        {"base": {"registry": {"reference": f"python@{digest}", "source": "seen", "checked": "2026-11-24"}}}, tmp_path / "x"
+    )
     assert not base.unchecked(dated)
 
 

@@ -59,7 +59,9 @@ def test_verify_stands_alone(path: Path) -> None:
 def test_worker_needs_only_the_image(path: Path) -> None:
     import sys
 
-    assert imported(path) <= {"torch", "deepspeed", "diffusers", "lmdeploy", "numpy", "peft", "safetensors", "transformers"} | set(sys.stdlib_module_names)
+    assert imported(path) <= {"torch", "deepspeed", "diffusers", "lmdeploy", "numpy", "peft", "safetensors", "transformers"} | set(
+        sys.stdlib_module_names
+    )
 
 
 @pytest.mark.parametrize("path", sources("kit") + sources("verify"), ids=str)

@@ -27,7 +27,9 @@ def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str) -> None:
     folder = tmp_path / "bin"
     folder.mkdir()
     (folder / "says").write_text(says)
-    (folder / "fake-smi").write_text(f'#!/bin/sh\n[ "$1" = --topology ] && {{ echo card links; exit 0; }}\nwhile read -r l; do echo "$l"; done < {folder}/says\n')
+    (folder / "fake-smi").write_text(
+        f'#!/bin/sh\n[ "$1" = --topology ] && {{ echo card links; exit 0; }}\nwhile read -r l; do echo "$l"; done < {folder}/says\n'
+    )
     (folder / "fake-smi").chmod(0o755)
     monkeypatch.setenv("PATH", str(folder))
 
@@ -49,7 +51,11 @@ def test_cards_links_and_libraries(fake: chip.Chip, tmp_path: Path, monkeypatch:
     made = inventory.take(fake, ["/driver", "/missing"], inventory.Veil(), root)
     validated(made)
     assert made["accelerators"]["cards"][1] == {"index": "1", "name": "Fake one", "serial": "SN-18", "driver": "1.2"}
-    assert (made["accelerators"]["topology"], made["accelerators"]["raw"], made["findings"]) == ("card links\n", None, ["fake-smi --topology: unknown table"])
+    assert (made["accelerators"]["topology"], made["accelerators"]["raw"], made["findings"]) == (
+        "card links\n",
+        None,
+        ["fake-smi --topology: unknown table"],
+    )
     assert [device["id"] for device in made["pci"]] == ["f00d:", "f00d:"]
     assert list(made["libraries"]) == ["/driver/libx.so"]
     assert made["engine"] is None

@@ -11,7 +11,14 @@ from kit.errors import KitError
 from tests.adversarial import builder
 from tests.adversarial.builder import TEXT, Bench
 
-KINDS = ("PRIVATE KEY", "ENCRYPTED PRIVATE KEY", "EC PRIVATE KEY", "RSA PRIVATE KEY", "OPENSSH PRIVATE KEY", "ENCRYPTED SIGSTORE PRIVATE KEY")
+KINDS = (
+    "PRIVATE KEY",
+    "ENCRYPTED PRIVATE KEY",
+    "EC PRIVATE KEY",
+    "RSA PRIVATE KEY",
+    "OPENSSH PRIVATE KEY",
+    "ENCRYPTED SIGSTORE PRIVATE KEY",
+)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -206,7 +206,10 @@ def test_a_published_result_stands_alone(published: tuple[Office, Path, Path], t
 
 
 DAMAGE: dict[str, tuple[str, Callable[[Path], Any]]] = {
-    "another score": ("publication.result", lambda p: (p / "result.json").write_text((p / "result.json").read_text().replace("16000", "17000"))),
+    "another score": (
+        "publication.result",
+        lambda p: (p / "result.json").write_text((p / "result.json").read_text().replace("16000", "17000")),
+    ),
     "another result.json": ("publication.names", lambda p: (p / "result.json").write_text((p / "result.json").read_text() + " ")),
     "no run": ("publication.folder", lambda p: shutil.rmtree(p / "run")),
     "a file more": ("publication.folder", lambda p: (p / "x").write_text("x")),

@@ -45,7 +45,9 @@ NUMBERS = (
     | st.from_regex(r"-?(0|[1-9][0-9]{0,24})(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?", fullmatch=True)
     | st.sampled_from(["1e400", "1e-500", "-0", "-0.0", "01", "1.", "NaN", "Infinity", "0." + "1" * 90, "9223372036854775808", "1" * 400])
 )
-VALUES = NUMBERS | st.sampled_from(['"measured"', '"warmup"', '"m\\u0065asured"', '"done"', "null", "true", "[]", "[1]", '["1"]', "{}", '"1"', '"\\ud800"'])
+VALUES = NUMBERS | st.sampled_from(
+    ['"measured"', '"warmup"', '"m\\u0065asured"', '"done"', "null", "true", "[]", "[1]", '["1"]', "{}", '"1"', '"\\ud800"']
+)
 KEYS = st.sampled_from(["t", "e", "T", "E", "step", "loss", "Loss", "tokens", "begin_ns", "grad_norm", "bonus", "st\\u0065p", "phase"])
 BLANKS = st.sampled_from(["", "", "", " ", "\t", "\r", "\n", "\x0b"])
 
@@ -73,7 +75,11 @@ def lines(draw: st.DrawFn) -> bytes:
 
 @settings(max_examples=600, deadline=None)
 @given(st.lists(lines(), min_size=1, max_size=4))
-@example([b'{"e":"step","t":1,"t":2,"step":0,"phase":"measured","begin_ns":0,"loss":1,"loss_dp_mean":1,"tokens":1,"real_tokens":1,"grad_norm":1}'])
+@example(
+    [
+        b'{"e":"step","t":1,"t":2,"step":0,"phase":"measured","begin_ns":0,"loss":1,"loss_dp_mean":1,"tokens":1,"real_tokens":1,"grad_norm":1}'
+    ]
+)
 def test_changed_steps(made: list[bytes]) -> None:
     agree("pretrain", b"".join(line + b"\n" for line in made))
 

@@ -100,7 +100,9 @@ def test_an_inventory_asks_the_tools(fake: chip.Chip, tmp_path: Path, monkeypatc
     ]
 
 
-def test_what_tools_say_without_being_understood_is_kept_with_a_finding(fake: chip.Chip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_tools_say_without_being_understood_is_kept_with_a_finding(
+    fake: chip.Chip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     smi(tmp_path, monkeypatch, f"{LIST}\n")
     tools(tmp_path / "bin", ethtool="a new form\n", ibstat="another new form\n")
     root = wired(fakehost.make(tmp_path / "root", fake))

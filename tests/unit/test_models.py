@@ -104,7 +104,10 @@ def test_a_team_has_one_share_of_the_batch() -> None:
         ({"engine": "deepspeed"}, "engine deepspeed does not split layers: tensor_parallel = 2 is not possible"),
         ({"dtype": "float8"}, "products in float8 take whole layers: tensor_parallel = 2 is not possible"),
         ({"processes": 3, "cards": 3}, "tensor_parallel = 2 does not divide processes = 3"),
-        ({"model": builder.MODEL | {"sequence_length": 16, "num_heads": 4, "num_kv_heads": 1}}, "does not divide num_kv_heads of the model = 1"),
+        (
+            {"model": builder.MODEL | {"sequence_length": 16, "num_heads": 4, "num_kv_heads": 1}},
+            "does not divide num_kv_heads of the model = 1",
+        ),
         ({"model": builder.MODEL | {"sequence_length": 16, "ffn_size": 129}}, "does not divide ffn_size of the model = 129"),
         ({"global_batch": 3}, "global_batch 3 is not a multiple of micro_batch x processes / tensor_parallel = 2"),
         ({"tensor_parallel": 1, "pipeline_parallel": 2}, "pipeline_parallel = 2 does not divide num_layers of the model = 1"),
@@ -135,7 +138,11 @@ def test_adapters_and_other_suites_know_no_team() -> None:
 @pytest.mark.parametrize("cards", [2, 4, 8])
 def test_layouts_of_the_device_script_fit_its_numbers_of_cards(cards: int, tmp_path: Path) -> None:
     text = (ROOT / "tests/device/cards-training.toml").read_text(encoding="utf-8")
-    for here, there in (("cards = [2]", f"cards = [{cards}]"), ("processes = 2", f"processes = {cards}"), ("batch = 16", f"batch = {8 * cards}")):
+    for here, there in (
+        ("cards = [2]", f"cards = [{cards}]"),
+        ("processes = 2", f"processes = {cards}"),
+        ("batch = 16", f"batch = {8 * cards}"),
+    ):
         assert here in text
         text = text.replace(here, there)
     (tmp_path / "p.toml").write_text(text, encoding="utf-8")

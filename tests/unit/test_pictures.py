@@ -64,7 +64,18 @@ def test_no_other_byte_is() -> None:
         ((b"IHDR", struct.pack(">IIBBBBB", 65, 1, *pictures.RGB)), (b"IDAT", zlib.compress(bytes(196))), (b"IEND", b"")),
         ((b"IHDR", struct.pack(">IIBBBBB", 0, 8, *pictures.RGB)), (b"IDAT", zlib.compress(bytes(8))), (b"IEND", b"")),
     ],
-    ids=["text", "an end with a body", "a long head", "behind the data", "cut data", "a byte too few", "a filter", "a palette", "too wide", "no width"],
+    ids=[
+        "text",
+        "an end with a body",
+        "a long head",
+        "behind the data",
+        "cut data",
+        "a byte too few",
+        "a filter",
+        "a palette",
+        "too wide",
+        "no width",
+    ],
 )
 def test_true_checksums_make_no_other_writing_a_picture(chunks: tuple[tuple[bytes, bytes], ...]) -> None:
     assert refused(file_of(*chunks))

@@ -357,7 +357,9 @@ def test_variants_stand_by_themselves_beside_the_same_work(source: Source) -> No
     like = next(case for case in document["cases"] if case["suite"] == "pretrain")
     for name in ("bfloat16", "float8"):
         metrics = {"tgs": rates[name], "mfu": {"value": 0.25, "unit": "1", "formula": ""}}
-        document["cases"].append(like | {"id": name, "row": None, "fields": fields | {"id": name, "dtype": name, "micro_batch": len(name)}, "metrics": metrics})
+        document["cases"].append(
+            like | {"id": name, "row": None, "fields": fields | {"id": name, "dtype": name, "micro_batch": len(name)}, "metrics": metrics}
+        )
     document["cases"].append(like | {"id": "broken", "state": "failed", "row": None, "fields": fields | {"dtype": "float8"}, "metrics": {}})
     assert "table-variants" not in Cells(html.render(body.page(source, words.load("en")))).tables
     document["scoring"]["variants"] = ["float8", "broken"]

@@ -86,7 +86,9 @@ def test_depth_counts_brackets_outside_of_texts(core: bytes) -> None:
         loads(nested(free + 1, core))
 
 
-@pytest.mark.parametrize("data", [b"[" * 10**6, b'{"a":' * 10**6, b'["\\"' + b"[" * 10**6, b'"' * 10**6, b'\\"' * 10**6, b"[" * 40 + b'"', b'["\\'])
+@pytest.mark.parametrize(
+    "data", [b"[" * 10**6, b'{"a":' * 10**6, b'["\\"' + b"[" * 10**6, b'"' * 10**6, b'\\"' * 10**6, b"[" * 40 + b'"', b'["\\']
+)
 def test_deep_and_unended_documents_are_refused_at_once(data: bytes) -> None:
     """Depth is known before the parser sees the document, and no document makes the look at it slow."""
     begin = time.process_time()

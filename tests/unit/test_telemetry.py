@@ -313,7 +313,10 @@ def test_counter_and_power_that_tell_two_stories() -> None:
 
 def test_series_for_charts_join_the_cards_of_each_reading() -> None:
     cards = {
-        card: [seen.Card(t=reading, card=card, read_ns=1, power_mw=1000 * (card + 1) + reading, temperature_c=50 + card) for reading in range(3)]
+        card: [
+            seen.Card(t=reading, card=card, read_ns=1, power_mw=1000 * (card + 1) + reading, temperature_c=50 + card)
+            for reading in range(3)
+        ]
         for card in range(2)
     }
     found = seen.series(seen.Seen(cards=cards))

@@ -121,14 +121,18 @@ def test_metrics_worked_out_by_hand(tmp_path: Path) -> None:
         "time_to_first_step_s": Fraction(3, 1000),
     }
     found = {name: metric.value for name, metric in text.metrics.items()}
-    assert found | {
-        "throughput": Fraction(12 * 1000, 14),
-        "first_token_latency_mean_ms": 5,
-        "first_token_latency_max_ms": 5,
-        "load_time_s": Fraction(1, 1000),
-        "requests": 4,
-        "throughput_legacy": Fraction(2 * 8 * 1000, 8),
-    } == found
+    assert (
+        found
+        | {
+            "throughput": Fraction(12 * 1000, 14),
+            "first_token_latency_mean_ms": 5,
+            "first_token_latency_max_ms": 5,
+            "load_time_s": Fraction(1, 1000),
+            "requests": 4,
+            "throughput_legacy": Fraction(2 * 8 * 1000, 8),
+        }
+        == found
+    )
 
 
 def test_of_many_findings_the_first_stand_and_the_others_are_counted() -> None:

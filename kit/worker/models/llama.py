@@ -105,9 +105,7 @@ class Model(nn.Module):
         """Tokens and labels [B, L]; of packed rows also positions and documents [B, L], or `bounds` of documents [N + 1]."""
         return self.tail(self.through(self.embedding(tokens), positions, documents, bounds), labels)
 
-    def through(
-        self, x: Tensor, positions: Tensor | None = None, documents: Tensor | None = None, bounds: Tensor | None = None
-    ) -> Tensor:
+    def through(self, x: Tensor, positions: Tensor | None = None, documents: Tensor | None = None, bounds: Tensor | None = None) -> Tensor:
         """Through the layers that are held here."""
         cos, sin = (table[: x.shape[1]] if positions is None else table[positions] for table in (self.cos, self.sin))
         return rows(self, self.blocks, x, cos, sin, packing(self.length, documents, bounds))
