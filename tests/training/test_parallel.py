@@ -32,6 +32,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "gpt, packed documents": {"model": GPT, "data": "internevo-dummy", "packing": "mask", "tokenizer": "none"},
     "llama, a vocabulary that nothing divides": {"model": SHAPE | {"vocab_size": 257}},
     "llama, packed documents": {"data": "internevo-dummy", "packing": "mask", "tokenizer": "none"},
+    "internlm, packed instructions": {
+        "model": SHAPE | {"architecture": "internlm", "num_kv_heads": 4, "vocab_size": 256, "sequence_length": 256},
+        "data": "instructions.json",
+        "packing": "mask",
+        "tokenizer": "bytes",
+    },
     "llama, no clipping": {"optimizer": case()["optimizer"] | {"clip": 0}},
 }
 STAGED = ["internlm", "llama", "llama, loss in chunks and activations made anew", "llama, no clipping", "llama, packed documents"]
