@@ -1,4 +1,4 @@
-"""Links within and between nodes, as tools print them: matrices of cards (`nvidia-smi topo -m` and its peers), ibstat, ethtool.
+"""Links within and between nodes, as tools print them: the matrices of cards that the tools of chips draw, ibstat, ethtool.
 
 No vendor is known here: a matrix is a line of names above lines that begin with them. What fits no known form gives None, and
 whoever asked keeps the text.
