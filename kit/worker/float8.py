@@ -67,15 +67,6 @@ class Float8Linear(nn.Linear):
         return out if self.bias is None else out + self.bias
 
 
-def convert(module: Any) -> None:
-    """Every linear layer below a module, in place; a model's blocks are given, so that embeddings and heads stay."""
-    for name, child in list(module.named_children()):
-        if isinstance(child, nn.Linear):
-            setattr(module, name, Float8Linear(child))
-        else:
-            convert(child)
-
-
 def checked(here: torch.device) -> None:
     """Unsupported where the chip's torch has none of the products: tried out on the smallest there are."""
     one = torch.ones((MULTIPLE, MULTIPLE), dtype=torch.bfloat16, device=here)

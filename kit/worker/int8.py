@@ -6,8 +6,6 @@ products stay in 16 bits, so outliers among inputs need no treatment).
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -35,12 +33,3 @@ def quantised(weight: Tensor) -> tuple[Tensor, Tensor]:
     """(int8 of the same shape, scale [rows, 1]) of a weight."""
     scale = weight.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / LARGEST
     return torch.round(weight / scale).clamp(-LARGEST, LARGEST).to(torch.int8), scale
-
-
-def quantise(module: Any) -> None:
-    """Every linear layer below a module becomes int8, in place; as in bitsandbytes, embeddings and heads stay."""
-    for name, child in list(module.named_children()):
-        if isinstance(child, nn.Linear):
-            setattr(module, name, Int8Linear(child))
-        else:
-            quantise(child)

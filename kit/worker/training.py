@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from . import device, float8, parallel
+from . import device, float8, linear, parallel
 from .models.tensor import Stage, Team
 from .optimizer import AdamW, learning_rate
 
@@ -128,7 +128,7 @@ def build(case: Case, here: Place, model: Any) -> Engine:
     model.recompute, model.loss_chunks = case["checkpoint_activations"], case["loss_chunks"]
     if case["dtype"] == "float8":
         float8.checked(here.device)
-        float8.convert(model.blocks)
+        linear.replace(model.blocks, float8.Float8Linear)
     if case["compile"]:
         for block in model.blocks:  # one graph for all layers: minutes less to compile than one of the whole model
             block.compile(fullgraph=True)

@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kit.worker import device, float8, models, training  # noqa: E402
+from kit.worker import device, float8, linear, models, training  # noqa: E402
 from kit.worker.suites import pretrain  # noqa: E402
 from tests.training.test_suites import of, ran, settled  # noqa: E402, F401
 from tests.training.test_training import HERE, SHAPE, case, trained  # noqa: E402
@@ -86,7 +86,7 @@ def test_the_graph_of_a_layer_is_whole() -> None:
     """What is compiled on a chip is one graph, product and all; here without a code generator."""
     torch.manual_seed(0)
     model = models.build(WIDE)
-    float8.convert(model.blocks)
+    linear.replace(model.blocks, float8.Float8Linear)
     tokens = torch.randint(256, (2, 16))
     plain = model(tokens=tokens, labels=tokens)
     plain.backward()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import int8, loop, models, training
+from .. import int8, linear, loop, models, training
 from ..models import load
 from ..models.tensor import whole_size
 from ..record import Recorder
@@ -37,7 +37,7 @@ def _prepared(case: Case, here: training.Place) -> tuple[Any, str | None, str]:
     if full:
         return model, digest, case["dtype"]
     if case["base_weights"] == "int8":
-        int8.quantise(model.blocks)
+        linear.replace(model.blocks, int8.Int8Linear)  # as in bitsandbytes, embeddings and heads stay
     return adapted(model, case), digest, case["base_weights"]
 
 
