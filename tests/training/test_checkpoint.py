@@ -190,3 +190,15 @@ def test_two_ranks_save_and_load(name: str, stage: int, tmp_path: Path) -> None:
     assert [finding for finding in result.findings if finding.severity == "error"] == []
     assert result.metrics["save_total_s"].value > 0
     assert list(kept.iterdir()) == []
+
+
+def test_raw_blocks_are_all_of_their_own(tmp_path: Path) -> None:
+    """One block over and over came out of the processor's cache, and the disk looked faster than any checkpoint can be."""
+    raw = storage.Raw(tmp_path, 8 * storage.BLOCK_BYTES, 4)
+    raw.write()
+    written = raw.path.read_bytes()
+    blocks = {written[begin : begin + storage.BLOCK_BYTES] for begin in range(0, len(written), storage.BLOCK_BYTES)}
+    assert len(blocks) == 8
+    raw.read()
+    raw.remove()
+    assert not raw.path.exists()
