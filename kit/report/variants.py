@@ -11,7 +11,6 @@ from kit.report.words import Words
 from verify.scoring.baseline import workload
 
 Case = dict[str, Any]
-OWN = frozenset({"dtype", "attention", "checkpoint_activations", "loss_chunks", "compile"})  # what a precision may want otherwise
 
 
 def table(source: Source, words: Words) -> Table | None:
@@ -64,4 +63,4 @@ def beside(case: Case, others: list[Case], words: Words) -> str:
 
 def _work(case: Case) -> str:
     """What a case asks for, without its layout, its precision and its name."""
-    return workload({name: value for name, value in case["fields"].items() if name not in OWN})
+    return workload({name: value for name, value in case["fields"].items() if name != "dtype"})

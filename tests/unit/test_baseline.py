@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from kit.cli import main
 from tests.adversarial import builder
+from tests.conftest import ROOT
 from verify.cli import main as verify
 from verify.data import violations
 from verify.scoring import baseline, make
@@ -52,6 +54,29 @@ def test_a_run_against_itself_gives_one(tmp_path: Path) -> None:
     main(["baseline", "make", str(run), "--name", "one", "--out", str(tmp_path)])
     verify([str(run), "--policy", "self", "--baseline", str(tmp_path / "one/baseline.json"), "--json", str(tmp_path / "r.json")])
     assert [case["score"] for case in json.loads((tmp_path / "r.json").read_text())["cases"]] == [1, 1]
+
+
+NAMES = {"id", "time_limit_s", "nodes", "processes"}  # what a case is called and how long it may take; its cards count
+
+
+def chosen() -> set[str]:
+    """Fields that the page on training leaves to the vendor."""
+    page = (ROOT / "docs/design/training.md").read_text(encoding="utf-8")
+    return set(re.findall(r"`(\w+)`", page.split("## What the vendor chooses\n")[1].split("The\nglobal batch")[0]))
+
+
+def test_what_a_vendor_may_choose_is_no_part_of_the_work() -> None:
+    assert {"zero_stage", "offload", "attention"} <= chosen()
+    assert chosen() == baseline.LAYOUT - NAMES
+
+
+@pytest.mark.parametrize("suite", ["pretrain", "finetuning", "checkpoint", "stability"])
+def test_cases_of_one_work_are_compared_and_others_are_not(suite: str) -> None:
+    """Each field of a training's case in turn: the vendor's choice keeps the work, anything else makes another."""
+    fields = json.loads((ROOT / f"manifests/schemas/cases/{suite}.schema.json").read_text())["properties"]
+    case = dict.fromkeys(fields, 1)
+    same = {name for name in fields if baseline.workload(case | {name: 2}) == baseline.workload(case)}
+    assert same == (chosen() | NAMES) & set(fields)
 
 
 def test_show_and_diff(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

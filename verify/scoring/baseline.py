@@ -19,9 +19,11 @@ from verify.strict import canonical, loads
 FOLDER = "baselines"
 FILE = "baseline.json"
 MAX_BYTES = 32 * 2**20
-# A baseline of the same work may use another parallel layout or engine, which are the vendor's choice (lab's repository).
+# A baseline of the same work may use another layout or engine: the lab's repository leaves to the vendor how a fixed global batch
+# is made and fitted into memory (docs/design/training.md, "What the vendor chooses").
 LAYOUT = frozenset(
-    {"id", "time_limit_s", "nodes", "processes", "zero_stage", "tensor_parallel", "pipeline_parallel", "micro_batch", "engine"}
+    {"id", "time_limit_s", "nodes", "processes", "engine", "zero_stage", "tensor_parallel", "pipeline_parallel", "micro_batch"}
+    | {"checkpoint_activations", "offload", "loss_chunks", "compile", "attention"}
 )
 
 
