@@ -22,6 +22,7 @@ from kit.errors import KitError
 from kit.schema import check, closest
 from verify import metrics
 from verify.data import root, suites_own
+from verify.findings import Unchecked
 from verify.strict import canonical
 
 SECTIONS = ("specifications", "training", "finetuning", "inference")
@@ -126,14 +127,21 @@ def from_run(path: Path) -> Plan:
 
 
 def _expand(raw: dict[str, Any], where: str) -> Iterator[Case]:
-    suite = raw["suite"]
-    if suite not in metrics.suites():
-        raise KitError(f"unknown suite '{suite}'", where=f"{where}: case {raw['id']}", next_step=closest(suite, metrics.suites()))
+    suite, known = raw["suite"], _suites()
+    if suite not in known:
+        raise KitError(f"unknown suite '{suite}'", where=f"{where}: case {raw['id']}", next_step=closest(suite, known))
     section = metrics.load(suite).SECTION
     fixed = {key: value for key, value in raw.items() if key not in {"matrix", "grid"}}
     for chosen in _choices(raw, where):
         case = {"nodes": 1} | fixed | chosen | {"section": section, "id": _fill(raw["id"], chosen, where)}
         yield case | _named(case, where)
+
+
+def _suites() -> tuple[str, ...]:
+    try:
+        return metrics.suites()
+    except Unchecked as fault:
+        raise KitError(str(fault)) from None
 
 
 def _named(case: Case, where: str) -> dict[str, Any]:

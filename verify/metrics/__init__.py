@@ -15,7 +15,7 @@ files of the attempt that events name: kept(case, measured, evidence, folder), a
 A suite with few events returns them from `condense` as they are. One with millions returns a few bytes an event: sums,
 arrays, and the few events that stand alone. Each rank's blocks come in their order, ranks take turns by segments, and where
 a block is cut must not change any result. Suites of other packages come by the entry point group `chipassay.suites`; one that
-fails to load is an error.
+fails to load, or has the name of another suite, is an error.
 """
 
 from __future__ import annotations
@@ -134,10 +134,16 @@ def _foreign() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=GROUP)}
 
 
-def suites() -> list[str]:
-    """Sorted names of the suites that can be loaded."""
-    own = {module.name for module in pkgutil.iter_modules(__path__)}
-    return sorted(own | _foreign().keys())
+@cache
+def suites() -> tuple[str, ...]:
+    """Sorted names of the suites that can be loaded, looked for once; Unchecked where a package has one of a name that is taken."""
+    taken = {module.name for module in pkgutil.iter_modules(__path__)}
+    for point in entry_points(group=GROUP):
+        if point.name in taken:
+            package = point.dist.name if point.dist else point.value
+            raise Unchecked(f"suite '{point.name}' is there twice", where=f"entry point of {package}", next_step="uninstall one of them")
+        taken.add(point.name)
+    return tuple(sorted(taken))
 
 
 def load(suite: str) -> Suite:
