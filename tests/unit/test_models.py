@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import fnmatch
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +150,19 @@ def test_layouts_of_the_device_script_fit_its_numbers_of_cards(cards: int, tmp_p
     (tmp_path / "p.toml").write_text(text, encoding="utf-8")
     found = plan.load(str(tmp_path / "p.toml")).cases
     assert {case.get("tensor_parallel", 1) * case.get("pipeline_parallel", 1) for case in found} == {1, 2}
+
+
+@pytest.mark.parametrize("cards", [2, 4, 8])
+def test_suites_of_the_device_script_fit_its_numbers_of_cards(cards: int, tmp_path: Path) -> None:
+    script = (ROOT / "tests/device/cards-suites.sh").read_text(encoding="utf-8")
+    text = (ROOT / "tests/device/cards-suites.toml").read_text(encoding="utf-8")
+    text = text.replace("cards = [2]", f"cards = [{cards}]").replace("\nprocesses = 2", f"\nprocesses = {cards}")
+    text = re.sub(r"(?m)^global_batch = (\d+)", lambda found: f"global_batch = {int(found[1]) * cards // 2}", text)
+    (tmp_path / "p.toml").write_text(text, encoding="utf-8")
+    found = plan.load(str(tmp_path / "p.toml")).cases
+    assert {case["cards"] for case in found} == {cards}
+    wanted = re.findall(r"part [a-z-]+ (\d+) '([^']+)'", script)
+    for case in found:  # each is some part's, whose time is longer than the case's own limit: a case at its limit is sealed
+        caps = {int(seconds) for seconds, pattern in wanted if fnmatch.fnmatchcase(case["id"], pattern)}
+        assert len(caps) == 1
+        assert case["time_limit_s"] + 20 <= min(caps)

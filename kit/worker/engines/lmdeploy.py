@@ -1,12 +1,16 @@
 """LMDeploy's PyTorch engine, driven below its pipeline: token ids in, token ids out, no text made of them on the way.
 
 All requests of a round are handed to the engine on one event loop; a chunk's time is taken when the engine hands its ids over. The
-engine schedules by itself: what does not fit into its cache waits. Prefix caching stays off.
+engine schedules by itself: what does not fit into its cache waits. Prefix caching stays off. On several cards the library's ranks are
+processes of their own, started by Ray where that is installed and by Python's multiprocessing where it is not.
 """
 
 from __future__ import annotations
 
 import asyncio
+import importlib.util
+import multiprocessing
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -63,7 +67,17 @@ class LMDeployEngine:
         items.append(Done(request.number, now))
 
     def unload(self) -> None:
-        """Stop the engine, let its tasks end, and give the memory back."""
+        """Stop the engine, let its tasks end, and give the memory back; ranks that do not end when told to are killed."""
+        insist = threading.Timer(STOP_S, _end_children)
+        insist.daemon = True
+        insist.start()
+        try:
+            self._stop()
+        finally:
+            insist.cancel()
+        reference.free(self.device)
+
+    def _stop(self) -> None:
         self.engine.close()
         pending = asyncio.all_tasks(self.loop)
         for task in pending:
@@ -72,7 +86,6 @@ class LMDeployEngine:
             self.loop.run_until_complete(asyncio.wait(pending, timeout=STOP_S))
         self.loop.close()
         del self.engine
-        reference.free(self.device)
 
 
 def prepare(case: Case, device: torch.device) -> None:
@@ -93,6 +106,18 @@ def check(case: Case) -> None:
         raise NotImplementedError(f"engine '{case['engine']}' is driven with half precision and an INT8 KV cache at most, not {asked}")
 
 
+def _end_children() -> None:
+    for child in multiprocessing.active_children():
+        child.kill()
+
+
+def ranks_by(cards: int) -> str | None:
+    """What starts the ranks of several cards, by the library's name for it; None on one card, which has no ranks."""
+    if cards == 1:
+        return None
+    return "mp" if importlib.util.find_spec("ray") is None else "ray"
+
+
 def load(case: Case, device: torch.device) -> LMDeployEngine:
     """The PyTorch engine over the case's folder of weights."""
     version = wanted("lmdeploy", "0.16", "0.19")
@@ -101,6 +126,7 @@ def load(case: Case, device: torch.device) -> LMDeployEngine:
     from lmdeploy.pytorch.engine import Engine
 
     path, digest = causal.folder(case, device)
+    starter = ranks_by(case["cards"])
     asked = PytorchEngineConfig(
         dtype=case["dtype"],
         tp=case["cards"],
@@ -109,6 +135,7 @@ def load(case: Case, device: torch.device) -> LMDeployEngine:
         quant_policy=KV_INT8 if case["kv_dtype"] == "int8" else 0,
         device_type=device.type,
         enable_metrics=False,
+        distributed_executor_backend=starter,
     )
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
@@ -120,7 +147,8 @@ def load(case: Case, device: torch.device) -> LMDeployEngine:
         ) from None
     loop.run_until_complete(_started(engine))
     held = engine.cache_config.num_gpu_blocks * engine.cache_config.block_size
-    facts = Facts(f"{version} (PyTorch engine)", causal.parameters(case), digest, kv_tokens=int(held), queues=True)
+    how = f"PyTorch engine, ranks by {starter}" if starter else "PyTorch engine"
+    facts = Facts(f"{version} ({how})", causal.parameters(case), digest, kv_tokens=int(held), queues=True)
     return LMDeployEngine(engine, loop, device, facts)
 
 
