@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import signal
 import statistics
 import sys
@@ -21,6 +22,7 @@ from typing import Any
 
 from kit import plan
 from kit.worker import device, engines, generation
+from tests.device import plain_training
 
 PAIRS, FEW = {128: 4, 512: 2}, 2  # measured rounds each way, by tokens out
 WARM_TOKENS = 128
@@ -150,6 +152,7 @@ def part(name: str, cap_s: int, act: Callable[[], None], out: Path) -> None:
 def main(path: str, out: Path) -> None:
     """All parts of a plan: its cases of lmdeploy together, then each other case."""
     cases = plan.load(path).cases
+    os.environ.setdefault("CHIPASSAY_DEVICE", plain_training.where().type)
     here = device.choose(0)
     chosen = [case for case in cases if case["engine"] == "lmdeploy"]
     if chosen:

@@ -29,6 +29,7 @@ from tests.device import plain_training
 Shape = dict[str, Any]
 OPTIMIZER = {"learning_rate": 3e-4, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.01, "clip": 1.0, "schedule": "constant"}
 LORA = {"suite": "finetuning", "method": "lora", "lora": {"rank": 8, "alpha": 16, "dropout": 0.05}}
+CURVE_ROWS = 2  # in float32 without fast attention, a row of 2048 is slow and large
 WORD = "@@ "  # begins a line of a part that the parent reads
 
 
@@ -254,7 +255,8 @@ def curve(out: Path, scale: Scale) -> None:
     file = Kept(out, "curve")
     for dtype in ("float32", "bfloat16"):
         kernels = ["MATH"] if dtype == "float32" else ["FLASH_ATTENTION", "EFFICIENT_ATTENTION", "MATH"]
-        asked = case(scale, llama(scale, scale.curve_shape), dtype=dtype, attention=kernels)
+        rows = {"micro_batch": CURVE_ROWS, "global_batch": CURVE_ROWS}
+        asked = case(scale, llama(scale, scale.curve_shape), dtype=dtype, attention=kernels, **rows)
         here = training.place()
         training.seeded(asked)
         theirs = plain_training.model(scale.curve_shape, here.device, vocabulary=scale.vocabulary, length=scale.length, dtype=torch.float32)
@@ -264,7 +266,7 @@ def curve(out: Path, scale: Scale) -> None:
         engine, source = training.build(asked, here, model), data.source(asked)
         optimizer = torch.optim.AdamW(theirs.parameters(), lr=OPTIMIZER["learning_rate"], betas=(0.9, 0.95), eps=1e-8, weight_decay=0.01)
         losses: dict[str, list[float]] = {"ours": [], "plain": []}
-        share = data.Share(0, 1, scale.micro_batch, scale.micro_batch)
+        share = data.Share(0, 1, CURVE_ROWS, CURVE_ROWS)
         for number in range(scale.curve):
             batch = {name: value.to(here.device) for name, value in source.unit(number, 0, share).batch.items()}
             with training.attention(asked):
