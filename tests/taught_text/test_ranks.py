@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.machinery
 import importlib.util
 import json
@@ -28,6 +29,7 @@ import types
 GenerationConfig = PytorchEngineConfig = types.SimpleNamespace
 """
 ENGINE = """
+import asyncio
 import os
 import types
 
@@ -47,11 +49,23 @@ class Rank:
         queue.put((number, int(total)))
 
 
+class Buffer:
+    # the way to the ranks: as in the library, two messages at a time are one too many
+    busy = False
+
+    async def send_async(self, data):
+        assert not self.busy, "two messages at a time"
+        self.busy = True
+        await asyncio.sleep(0.01)
+        self.busy = False
+
+
 class Instance:
-    def __init__(self, token):
-        self.token = token
+    def __init__(self, engine):
+        self.buffer, self.token = engine.executor.comm_buf, engine.totals[1]
 
     async def async_stream_infer(self, session, prompt, gen_config, stream_output):
+        await self.buffer.send_async(prompt)
         yield types.SimpleNamespace(status=types.SimpleNamespace(name="FINISH"), token_ids=[self.token] * gen_config.max_new_tokens)
 
 
@@ -76,11 +90,14 @@ class Engine:
         assert cls.totals == {0: 3, 1: 3}, cls.totals
         return cls()
 
+    def __init__(self):
+        self.executor = types.SimpleNamespace(comm_buf=Buffer())
+
     def start_loop(self):
         pass
 
     def create_instance(self):
-        return Instance(self.totals[1])
+        return Instance(self)
 
     def close(self):
         for rank in self.ranks:
@@ -99,6 +116,20 @@ def test_ray_starts_the_ranks_where_it_is_installed(cards: int, ray: bool, start
     spec = importlib.machinery.ModuleSpec("ray", None) if ray else None
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec if name == "ray" else pytest.fail(name))
     assert lmdeploy.ranks_by(cards) == starter
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_messages_to_ranks_never_overlap(alone: bool) -> None:
+    known: dict[str, Any] = {}
+    exec(ENGINE, known)
+    executor = known["types"].SimpleNamespace(comm_buf=known["Buffer"]())
+    if alone:
+        lmdeploy.one_message_at_a_time(executor)
+
+    async def both() -> list[Any]:
+        return await asyncio.gather(*(executor.comm_buf.send_async(n) for n in range(2)), return_exceptions=True)
+
+    assert [type(one).__name__ for one in asyncio.run(both())] == ["NoneType", "NoneType" if alone else "AssertionError"]
 
 
 def test_ranks_are_spawned_out_of_the_worker_archive(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import multiprocessing
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -78,6 +79,8 @@ class LMDeployEngine:
         reference.free(self.device)
 
     def _stop(self) -> None:
+        if multiprocessing.active_children():  # a rank that stumbles over its end would have the library end this process, too
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         self.engine.close()
         pending = asyncio.all_tasks(self.loop)
         for task in pending:
@@ -118,6 +121,17 @@ def ranks_by(cards: int) -> str | None:
     return "mp" if importlib.util.find_spec("ray") is None else "ray"
 
 
+def one_message_at_a_time(executor: Any) -> None:
+    """Each message to spawned ranks waits for the one before: the library sends while a send waits for them, and may then hang for good."""
+    send, lock = executor.comm_buf.send_async, asyncio.Lock()
+
+    async def alone(*given: Any, **named: Any) -> None:
+        async with lock:
+            await send(*given, **named)
+
+    executor.comm_buf.send_async = alone
+
+
 def load(case: Case, device: torch.device) -> LMDeployEngine:
     """The PyTorch engine over the case's folder of weights."""
     version = wanted("lmdeploy", "0.16", "0.19")
@@ -145,6 +159,8 @@ def load(case: Case, device: torch.device) -> LMDeployEngine:
         raise MissingEngine(
             f"lmdeploy {version} finds this machine unfit for its PyTorch engine; stderr.log of the case says why"
         ) from None
+    if starter == "mp":
+        one_message_at_a_time(engine.executor)
     loop.run_until_complete(_started(engine))
     held = engine.cache_config.num_gpu_blocks * engine.cache_config.block_size
     how = f"PyTorch engine, ranks by {starter}" if starter else "PyTorch engine"
