@@ -61,7 +61,7 @@ def arguments(product: chip.Chip, box: Path, root: str, python: str) -> list[str
         path.chmod(0o755 if path.is_dir() else 0o644)
         os.chown(path, grants.PLAIN_USER, grants.PLAIN_USER)
     task = launchers.Task("chipassay-boxed", "IMAGE", box / "worker.pyz", box / "case")
-    made = launchers.podman(product, given(product, root), task)
+    made = [f"{part},notmpcopyup" if part.startswith("/tmp:") else part for part in launchers.podman(product, given(product, root), task)]
     at = made.index("IMAGE")
     return [*made[:at], "--rootfs", str(box / "root"), python, *made[at + 1 :]]
 

@@ -58,7 +58,7 @@ part() { # NAME SECONDS CASE: exit code 0 if the run was sealed, verified, and i
 for name in ${ONLY:-pretrain checkpoint finetuning stability generation}; do
   case $name in
     pretrain) part pretrain 170 'pretrain-*-True' || again=1 ;;
-    checkpoint) part checkpoint 115 'checkpoint-*' ;;
+    checkpoint) part checkpoint 160 'checkpoint-*' ;;
     finetuning) part finetuning 120 'finetuning-*' ;;
     stability) part stability 160 'stability-*' ;;
     generation)

@@ -6,6 +6,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 debs=$(realpath "$1") chip=${2:-nvidia} out=${OUT:-$(mktemp -d)} root=${ROOT:-/} python=${PYTHON:-$(command -v python3)}
+mkdir -p "$out"
 box=$(mktemp -d) tools=$box/tools
 step() { # NAME SECONDS COMMAND...: run it within the limit, keep what it says, go on whatever comes of it
   local name=$1 limit=$2; shift 2
@@ -14,7 +15,8 @@ step() { # NAME SECONDS COMMAND...: run it within the limit, keep what it says, 
   tail -n 15 "$out/$name.txt"; echo "== $name: exit $code"
   return $code
 }
-finish() { podman rm -af >/dev/null 2>&1; umount "$box/root" 2>/dev/null; rm -rf "$box/storage" "$tools"; }
+known=/etc/ld.so.conf.d/zz-chipassay-box.conf
+finish() { podman rm -af >/dev/null 2>&1; umount "$box/root" 2>/dev/null; rm -rf "$box/storage" "$tools"; [ ! -e "$known" ] || { rm -f "$known"; ldconfig; }; }
 trap finish EXIT
 
 unpack() { mkdir -p "$tools"; for deb in "$debs"/*.deb; do dpkg -x "$deb" "$tools" || return 1; done; ls "$tools/usr/bin" "$tools/usr/sbin" 2>/dev/null; }
@@ -31,6 +33,14 @@ configure() {
 }
 export CONTAINERS_CONF="$box/etc/containers.conf" CONTAINERS_STORAGE_CONF="$box/etc/storage.conf"
 podman() { LD_LIBRARY_PATH="$tools/usr/lib/x86_64-linux-gnu:$tools/lib/x86_64-linux-gnu" "$tools/usr/bin/podman" "$@"; }
+libraries() { # those that this machine lacks, known to its linker for the time: Podman gives its helpers no search path
+  local lib have; have=$(ldconfig -p); mkdir -p "$tools/lacking"
+  for lib in "$tools"/usr/lib/x86_64-linux-gnu/*.so.* "$tools"/lib/x86_64-linux-gnu/*.so.*; do
+    [[ $lib =~ \.so\.[0-9]+$ ]] || continue # a soname; what it links to comes along
+    grep -q "^[[:space:]]*${lib##*/} " <<<"$have" || ln -sf "$lib" "$tools/lacking/"
+  done
+  chmod -R a+rX "$tools" && echo "$tools/lacking" >"$known" && ldconfig && ls "$tools/lacking" && "$tools/usr/bin/conmon" --version && "$tools/usr/sbin/runc" --version
+}
 version() { podman --version && podman info; }
 plan() { "$python" tests/device/boxed.py plan "$chip" "$box" "$root" "${INSIDE:-$python}" >"$box/argv" && tr '\0' ' ' <"$box/argv"; }
 start() { mapfile -d '' -t argv <"$box/argv"; podman "${argv[@]:1}"; }
@@ -42,12 +52,13 @@ bare() { # without bounds: a machine whose control groups belong to somebody els
   podman run --cgroups=disabled "${kept[@]}"
 }
 judge() { cp "$box"/case/* "$out"/ && "$python" tests/device/boxed.py judge "$chip" "$box" "$root"; }
-export -f unpack facts configure podman version plan start bare judge
-export debs chip out root python box tools
+export -f unpack facts configure podman libraries version plan start bare judge
+export debs chip out root python box tools known
 
 step facts 10 bash -c facts
 step unpack 30 bash -c unpack || exit 1
 step configure 10 bash -c configure || exit 1
+step libraries 20 bash -c libraries
 step version 20 bash -c version || exit 1
 step plan 30 bash -c plan || exit 1
 RAN=1
