@@ -24,6 +24,7 @@ from kit.worker.suites import stability
 
 STEP_S = 0.01
 GO_ON = "go-on"
+LATE_S = 600
 
 
 class StandIn:
@@ -99,13 +100,13 @@ def own(case: dict[str, Any], folder: Path, node: int, attempt: int) -> nodes.No
 
 
 def bad_end() -> None:
-    """Have this process die of its own end, as torch's may: in the interpreter's last moments, or behind its last word."""
+    """Have this process die of its own end, as torch's may: in the interpreter's last moments, or behind its last word; or be late."""
     how = os.environ.get("STANDIN_BAD_END")
     if how == "interpreter":
         atexit.register(os.abort)
-    elif how == "word":
-        leave = loop._leave
-        loop._leave = lambda code: leave(code) if code else os.abort()
+    elif how in {"word", "late"}:
+        leave, late = loop._leave, lambda: time.sleep(LATE_S)
+        loop._leave = lambda code: leave(code) if code else (os.abort if how == "word" else late)()
 
 
 class Open(supervisor.Session):
@@ -117,6 +118,7 @@ class Open(supervisor.Session):
 
 def supervise(case: dict[str, Any], folder: Path, out: Path, attempt: int, host: supervisor.Host | None = None) -> None:
     """One attempt; its events go to `out`."""
+    supervisor.POLL_S = float(os.environ.get("STANDIN_POLL_S", supervisor.POLL_S))
     out.mkdir(parents=True)
     recorder = Recorder(out, rank=0, case=case, attempt=attempt, world_size=1)
     (folder / "case").write_text(json.dumps(case))

@@ -25,17 +25,31 @@ pytestmark = pytest.mark.torch
 TURNS = 3  # without the mend each rank of each turn aborts with more than even odds
 
 
-@pytest.mark.parametrize("how", ["interpreter", "word"])
-def test_how_a_process_ends_behind_its_last_step_is_no_crash(tmp_path: Path, how: str) -> None:
-    made = case(1, 1)
+@pytest.mark.parametrize(("how", "poll_s"), [("interpreter", 0.1), ("word", 0.1), ("word", 3)], ids=["interpreter", "word", "seen late"])
+def test_how_a_process_ends_behind_its_last_step_is_no_crash(tmp_path: Path, how: str, poll_s: float) -> None:
+    """Nor where the agent has started all ranks again before the supervisor looks: there is nothing left for them to do."""
+    made = case(1, 1) | {"hang_s": 60}
     ready(tmp_path, made)
-    done = subprocess.run(
-        command(tmp_path, 1), check=False, cwd=ROOT, env=os.environ | {"STANDIN_BAD_END": how}, capture_output=True, timeout=1200
-    )
+    environment = os.environ | {"STANDIN_BAD_END": how, "STANDIN_POLL_S": str(poll_s)}
+    done = subprocess.run(command(tmp_path, 1), check=False, cwd=ROOT, env=environment, capture_output=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-2000:]
     found = measured(made, tmp_path / "attempt-1/events-00000.jsonl")
     assert [(crash.fault, crash.incarnation) for _, crash in found.crashes] == [("process_end", 0)], "the one that was put in"
     assert [finding.rule for finding in stability.rules(made, found)] == ["stability.rehearsal"]
+
+
+def test_a_clean_stop_leaves_no_error_in_the_log(tmp_path: Path) -> None:
+    """Whoever ends torchrun's agent while its ranks still end finds a traceback of that signal in the log: nobody's error."""
+    made = case(0, 1)
+    ready(tmp_path, made)
+    done = subprocess.run(
+        command(tmp_path, 1), check=False, cwd=ROOT, env=os.environ | {"STANDIN_BAD_END": "late"}, capture_output=True, timeout=1200
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = measured(made, tmp_path / "attempt-1/events-00000.jsonl")
+    assert (found.crashes, [finding for finding in stability.rules(made, found) if finding.severity == "error"]) == ([], [])
+    assert b"Traceback" not in done.stderr
+    assert b"signal" not in done.stderr
 
 
 class Collective(StandIn):

@@ -22,7 +22,8 @@ from bench.stability import case, measured
 from kit import archive
 from kit.worker.ranks import free_endpoint
 from kit.worker.stability import nodes
-from kit.worker.stability.journal import now
+from kit.worker.stability.journal import Slot, now
+from kit.worker.stability.loop import DONE
 from tests.conftest import ROOT
 from tests.stability.standin import GO_ON
 from verify.metrics import stability
@@ -212,3 +213,42 @@ def test_a_node_with_other_software_is_not_taken_back(tmp_path: Path) -> None:
     assert keeper.is_back()
     assert keeper.run() == "torch 1"
     assert not nodes.Keeper(own, 1, 2).is_back(), "orders of another attempt"
+
+
+AGENT = """
+import pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
+pathlib.Path({ready!r}).touch()
+time.sleep({lasts_s})
+"""
+
+
+@pytest.mark.parametrize(
+    ("well", "restarts", "lasts_s", "code"),
+    [(True, 0, 2, 0), (True, 1, LONG_S, -signal.SIGKILL), (False, 0, LONG_S, 3), (False, 1, LONG_S, 3)],
+    ids=["waited for", "killed", "told to end", "told to end before it restarts"],
+)
+def test_an_agent_whose_ranks_ended_well_sees_no_signal(tmp_path: Path, well: bool, restarts: int, lasts_s: int, code: int) -> None:
+    ready = tmp_path / "ready"
+    program = AGENT.format(ready=str(ready), lasts_s=lasts_s)
+    node = nodes.Node(tmp_path, range(1), lambda *_: [sys.executable, "-c", program])
+    node.start(0, restarts)
+    deadline = time.monotonic() + LONG_S
+    while not ready.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    node.end(well=well)
+    assert node.code() == code
+
+
+def test_ranks_have_stopped_where_each_said_so(tmp_path: Path) -> None:
+    node = nodes.Node(tmp_path, range(2, 4), lambda *_: [])
+    for rank in (2, 3):
+        assert not node.stopped(0)
+        slot = Slot(tmp_path, rank)
+        slot.begin(0)
+        slot.say(0, DONE, "")
+    assert node.stopped(0)
+    assert not node.stopped(1)
+    slot.begin(1)
+    slot.say(1, "loss", "")
+    assert not node.stopped(1)

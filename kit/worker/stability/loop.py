@@ -10,7 +10,9 @@ import math
 import os
 import signal
 import sys
+import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
@@ -20,6 +22,7 @@ from .journal import STOP, Journal, Slot, now
 
 FIRST = "CHIPASSAY_FIRST_INCARNATION"
 DONE = "done"  # last word of a rank that was told to stop, and did
+WAIT_S = 10  # for the last word of the agent's other ranks
 Case = dict[str, Any]
 
 
@@ -98,11 +101,33 @@ def incarnation() -> int:
     return int(os.environ.get(FIRST, "0")) + int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
+def stopped(slots: Sequence[Slot], incarnation: int, since_ns: int = 0) -> bool:
+    """Whether each of these ranks was told to stop in that incarnation, and did."""
+    words = (slot.word(incarnation, since_ns) for slot in slots)
+    return all(word is not None and word["fault"] == DONE for word in words)
+
+
+def _slots(folder: Path) -> tuple[Slot, list[Slot]]:
+    """Of this rank, and of all that the same agent started."""
+    number, here = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
+    ranks = [Slot(folder, number - here + rank) for rank in range(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))]
+    return ranks[here], ranks
+
+
+def _wait_for(ranks: list[Slot]) -> None:
+    """Until all have said that they stopped: an agent that sees one end badly before ends the others, and starts all of them again."""
+    until = time.monotonic() + WAIT_S
+    while not stopped(ranks, incarnation()) and time.monotonic() < until:
+        time.sleep(0.01)
+
+
 def run(make: Any, case: Case, folder: Path) -> NoReturn:
     """End this process: with 0 once it was told to stop, with 1 where a fault was said in the slot."""
     die_with_agent()
     number = int(os.environ.get("RANK", "0"))
-    slot = Slot(folder, number)
+    slot, ranks = _slots(folder)
+    if (folder / STOP).exists() and stopped(ranks, slot.read().incarnation):
+        _leave(0)  # started again though all was done: the agent took a bad end of a process for a fault
     slot.begin(incarnation())
     training: Training | None = None
     try:
@@ -110,6 +135,7 @@ def run(make: Any, case: Case, folder: Path) -> NoReturn:
         rank = Rank(training, case, folder, Journal(folder), slot, incarnation())
         _loop(rank)
         slot.say(incarnation(), DONE, f"rank {number}")
+        _wait_for(ranks)
     except BaseException as error:
         traceback.print_exc()
         devices = training.is_device_error if training else lambda _: False

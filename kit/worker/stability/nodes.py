@@ -20,13 +20,14 @@ from typing import Any, Protocol
 
 from .faults import WATCHED_BY
 from .journal import Line, Slot, now
-from .loop import FIRST, die_with
+from .loop import FIRST, die_with, stopped
 
 POLL_S = 0.1
 TELL_S = 0.5  # a keeper's word goes over shared storage
 LOST_S = 60  # without a word from a keeper that was heard before: its node is gone
 QUIET_S = 10  # the same, where the ranks have fallen silent besides
 TERM_GRACE_S = 10
+WELL_S = 60  # for an agent whose ranks all ended well; it waits for those of other nodes
 ORDER = "order.json"
 OWN_STORE = {
     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"
@@ -73,8 +74,8 @@ class Ranks(Protocol):
     def kill(self) -> None:
         """End the ranks, stopped ones too."""
 
-    def end(self) -> None:
-        """Leave no process behind."""
+    def end(self, *, well: bool = False) -> None:
+        """Leave no process behind; `well`: every rank was told to stop, and did."""
 
     def close(self) -> None:
         """The training is over."""
@@ -92,6 +93,7 @@ class Node:
     command: Command
     since_ns: int = 0
     restarts: bool = True
+    left: int = 0  # restarts that the agent may still make
     agent: subprocess.Popen[bytes] | None = None
     slots: list[Slot] = field(init=False)
 
@@ -100,7 +102,7 @@ class Node:
         self.since_ns = now()
 
     def start(self, first: int, restarts: int) -> None:
-        here = os.getpid()
+        here, self.left = os.getpid(), restarts
         self.agent = subprocess.Popen(
             self.command(first, restarts),
             env=os.environ | OWN_STORE | {FIRST: str(first), WATCHED_BY: str(here)},
@@ -136,16 +138,24 @@ class Node:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(seen.pid, signal.SIGKILL)
 
-    def end(self) -> None:
-        """Ranks have sessions of their own, and end with their agent."""
-        if self.agent is None:
+    def stopped(self, incarnation: int) -> bool:
+        """Whether every rank of that incarnation was told to stop, and did."""
+        return stopped(self.slots, incarnation, self.since_ns)
+
+    def end(self, *, well: bool = False) -> None:
+        """Ranks have sessions of their own, and end with their agent.
+
+        Torchrun's agent tells of a signal to end as of an error. So where all is well, one that may not restart its ranks gets time to
+        end by itself; one that may is killed at once, before it takes a rank's very end for a fault and starts all of them again.
+        """
+        if self.agent is None or self.agent.poll() == 0:
             return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.agent.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.agent.wait(timeout=TERM_GRACE_S)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.agent.pid, signal.SIGKILL)
+        if not well:
+            _send(self.agent, signal.SIGTERM)
+        if not (well and self.left):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.agent.wait(timeout=WELL_S if well else TERM_GRACE_S)
+        _send(self.agent, signal.SIGKILL)
         self.agent.wait()
 
     def close(self) -> None:
@@ -158,6 +168,12 @@ class Node:
             return int(words[words.index("oom_kill") + 1])
         except (OSError, ValueError):
             return 0
+
+
+def _send(agent: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """To the agent and what it started in its own session."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(agent.pid, number)
 
 
 def _alive(pid: int) -> bool:
@@ -250,8 +266,8 @@ class Nodes:
         """Those of this node; the next order ends the others."""
         self.own.kill()
 
-    def end(self) -> None:
-        self.own.end()
+    def end(self, *, well: bool = False) -> None:
+        self.own.end(well=well)
 
     def close(self) -> None:
         self.own.end()
@@ -287,6 +303,7 @@ class Keeper:
             while True:
                 order = self._order() or {"over": False, "incarnation": -1}
                 if order["over"]:
+                    self.own.end(well=self.own.stopped(self.incarnation))
                     return None
                 if order["incarnation"] > self.incarnation:
                     if self.incarnation < 0 and (why := self.refused(order["versions"])):

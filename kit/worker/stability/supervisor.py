@@ -156,14 +156,14 @@ class Session:
             while self.ranks.code() is None and not self._finished() and (self.ranks.restarts or self.ended == self.first):
                 time.sleep(POLL_S)
                 self._look()
-            while any(seen.incarnation > self.ended for seen in self.ranks.seen()):
+            while not self._finished() and any(seen.incarnation > self.ended for seen in self.ranks.seen()):
                 self._gone()
             if self.ranks.code() and (self._mine() or self.hung or self.ended == self.first):
                 self._gone()
             self._drain()
             return self._over() and (self._finished() or self.ranks.code() == 0)
         finally:
-            self.ranks.end()
+            self.ranks.end(well=self._finished())
 
     def _mine(self) -> list[Seen]:
         """Ranks of the incarnation that is not known to have ended."""
