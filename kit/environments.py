@@ -19,6 +19,7 @@ from kit import lock, patches, recipe, wheelhouse
 from kit.chip import Chip
 from kit.errors import ENVIRONMENT, KitError
 from kit.files import cache_folder, sha256_file, write_atomic
+from verify.libraries import canonical_name
 
 Say = Callable[[str], None]
 
@@ -107,9 +108,7 @@ def _packages(folder: Path) -> Path:
 def compare(chip: Chip) -> dict[str, Any]:
     """Every package of this interpreter with the SHA-256 over its files, and what differs from the chip's first lock."""
     made = recipe.load(chip)
-    distributions = {
-        lock.canonical_name(dist.metadata["Name"]): dist for dist in importlib.metadata.distributions() if dist.metadata["Name"]
-    }
+    distributions = {canonical_name(dist.metadata["Name"]): dist for dist in importlib.metadata.distributions() if dist.metadata["Name"]}
     with ThreadPoolExecutor() as pool:
         digests = dict(zip(distributions, pool.map(_distribution_sha256, distributions.values()), strict=True))
     found = {name: dist.version for name, dist in sorted(distributions.items())}

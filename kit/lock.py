@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kit.errors import KitError
+from verify.libraries import canonical_name
 
 PIN = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[^\s;\\]+)(?P<rest>.*)")
 HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})(?=\s|$)")
@@ -23,11 +24,6 @@ class Pin:
 
     def __str__(self) -> str:
         return " \\\n    ".join([f"{self.name}=={self.version}", *(f"--hash=sha256:{digest}" for digest in self.sha256)])
-
-
-def canonical_name(name: str) -> str:
-    """PEP 503: case and runs of ._- do not tell packages apart."""
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def parse(text: str, where: str) -> dict[str, Pin]:

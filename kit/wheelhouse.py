@@ -23,6 +23,7 @@ from kit.chip import shown
 from kit.errors import ENVIRONMENT, KitError
 from kit.files import cache_folder, sha256_file, write_atomic
 from verify.data import root
+from verify.libraries import canonical_name
 
 Say = Callable[[str], None]
 BUILD_LOCK = "requirements/build.lock"
@@ -153,7 +154,7 @@ def _build_tools() -> Path:
 
 def _finish(folder: Path, pins: dict[str, lock.Pin], source_only: Sequence[str]) -> None:
     """Record what was built, and write the lock from which a target installs: the same pins, built wheels by their hash."""
-    wheels = {lock.canonical_name(path.name.split("-")[0]): path for path in (folder / "wheels").glob("*.whl")}
+    wheels = {canonical_name(path.name.split("-")[0]): path for path in (folder / "wheels").glob("*.whl")}
     built = {name: sha256_file(wheels[name]) for name in source_only}
     final = [lock.Pin(pin.name, pin.version, (built[name],)) if name in built else pin for name, pin in pins.items()]
     (folder / "install.lock").write_text(lock.render(final), encoding="utf-8")

@@ -6,10 +6,10 @@ CV * sqrt((n - 1) / chi-square quantile at 0.05 with n - 1 degrees of freedom), 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from decimal import ROUND_CEILING, Decimal
 
-from verify.decision import EXACT
+from verify.decision import EXACT, total_of
 from verify.rerun import Values
 from verify.tolerance import Row, Table
 
@@ -23,8 +23,8 @@ LARGEST = Decimal("0.5")
 def cv(values: Sequence[Decimal]) -> Decimal:
     """Sample standard deviation over mean of at least two positive values, at 50 digits."""
     count = Decimal(len(values))
-    mean = EXACT.divide(_sum(values), count)
-    squares = _sum(EXACT.power(EXACT.subtract(value, mean), 2) for value in values)
+    mean = EXACT.divide(total_of(values), count)
+    squares = total_of(EXACT.power(EXACT.subtract(value, mean), 2) for value in values)
     return EXACT.divide(EXACT.sqrt(EXACT.divide(squares, count - 1)), mean)
 
 
@@ -46,10 +46,3 @@ def rows(table: Table, runs: Sequence[Values], suites: dict[str, str]) -> list[t
                 allowed = min(upper(measured, len(values)), LARGEST)
                 found.append((Row(suite, row.metric, case, row.better, allowed, row.in_mean), measured))
     return found
-
-
-def _sum(values: Iterable[Decimal]) -> Decimal:
-    total = Decimal(0)
-    for value in values:
-        total = EXACT.add(total, value)
-    return total

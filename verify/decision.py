@@ -159,15 +159,16 @@ def mean_of(measured: Iterable[Measured], table: Table) -> Mean:
     total, variance = Decimal(0), Decimal(0)
     for pairs in by_case.values():
         count = Decimal(len(pairs))
-        total = EXACT.add(total, EXACT.divide(_sum(ratio for ratio, _ in pairs), count))
-        cv = EXACT.divide(_sum(cv for _, cv in pairs), count)
+        total = EXACT.add(total, EXACT.divide(total_of(ratio for ratio, _ in pairs), count))
+        cv = EXACT.divide(total_of(cv for _, cv in pairs), count)
         variance = EXACT.add(variance, EXACT.multiply(Decimal(2), EXACT.multiply(cv, cv)))
     cases = Decimal(len(by_case))
     limit = EXACT.divide(EXACT.multiply(table.quantile, EXACT.sqrt(variance)), cases)
     return Mean(len(by_case), EXACT.divide(total, cases), limit)
 
 
-def _sum(values: Iterable[Decimal]) -> Decimal:
+def total_of(values: Iterable[Decimal]) -> Decimal:
+    """Sum at 50 digits."""
     total = Decimal(0)
     for value in values:
         total = EXACT.add(total, value)

@@ -57,7 +57,7 @@ def pinned(library: Document, said: Document, environment: Document, pins: dict[
     package = library["package"]
     if not pins or not package or package["kind"] != "python" or not _ours(library["path"], said, environment):
         return
-    expected = pins.get(_canonical(package["name"]))
+    expected = pins.get(canonical_name(package["name"]))
     if expected != package["version"].lower():
         asked = f"{package['name']} {expected or 'not in the lock'}"
         yield error("inside.libraries", f"{where}: {library['path']}", asked, package["version"])
@@ -116,9 +116,9 @@ def _pins(file: str, sha256: str) -> dict[str, str] | None:
         return None
     if hashlib.sha256(data).hexdigest() != sha256:
         return None
-    return {_canonical(name): version.lower() for name, version in PIN.findall(data.decode("utf-8", "replace"))}
+    return {canonical_name(name): version.lower() for name, version in PIN.findall(data.decode("utf-8", "replace"))}
 
 
-def _canonical(name: str) -> str:
-    """PEP 503."""
+def canonical_name(name: str) -> str:
+    """PEP 503: case and runs of ._- do not tell packages apart."""
     return re.sub(r"[-_.]+", "-", name).lower()

@@ -18,7 +18,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from verify.findings import Refused
 
 ED25519 = b"\x01"
-SIGNATURE_BYTES = 4 + 64
 WHERE = "runlog/checkpoints.txt"
 _NOTE = re.compile(
     r"(?P<origin>[!-~]{1,300})\n(?P<size>0|[1-9][0-9]{0,18})\n(?P<root>[A-Za-z0-9+/]{43}=)\n\n"

@@ -182,3 +182,8 @@ def median(values: Iterable[Fraction | int]) -> Fraction:
     ordered = sorted(values)
     middle = len(ordered) // 2
     return Fraction(ordered[middle]) if len(ordered) % 2 else Fraction(ordered[middle - 1] + ordered[middle]) / 2
+
+
+def root_shown(square: Fraction) -> str:
+    """A relative error whose square is given, for people: three digits, and no more than is worth telling."""
+    return "more than 1000" if square > 10**6 else f"{float(square) ** 0.5:.3g}"

@@ -17,7 +17,7 @@ import msgspec
 from verify.data import table
 from verify.events import Environment, Event, Natural, Positive, Sha256
 from verify.findings import Finding, Kept, error
-from verify.metrics import Blocks, Case, Metric, Window, median, unchanged
+from verify.metrics import Blocks, Case, Metric, Window, median, root_shown, unchanged
 from verify.plausibility import Traits
 from verify.words import places, seed, word
 
@@ -245,13 +245,9 @@ def _product(case: Case, check: Product, where: str) -> Iterator[Finding]:
     bound = Fraction(str(limit["largest_error"]))
     squares = _error_squares(case, check, limit)
     if squares > bound**2:
-        yield error("specifications.product", where, f"a relative error of at most {limit['largest_error']}", _root(squares))
+        yield error("specifications.product", where, f"a relative error of at most {limit['largest_error']}", root_shown(squares))
     if not 0 <= check.residual <= bound:
-        yield error("specifications.residual", where, f"at most {limit['largest_error']}", _root(check.residual**2))
-
-
-def _root(square: Fraction) -> str:
-    return "more than 1000" if square > 10**6 else f"{float(square) ** 0.5:.3g}"
+        yield error("specifications.residual", where, f"at most {limit['largest_error']}", root_shown(check.residual**2))
 
 
 def _error_squares(case: Case, check: Product, limit: dict[str, Any]) -> Fraction:

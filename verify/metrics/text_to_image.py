@@ -18,7 +18,7 @@ from verify.data import table
 from verify.events import Compiled, Environment, Event, Memory, Model, Natural, Positive, Sha256, exact
 from verify.files import Evidence
 from verify.findings import Finding, error, warning
-from verify.metrics import Blocks, Case, Metric, Window, mean, over
+from verify.metrics import Blocks, Case, Metric, Window, mean, over, root_shown
 from verify.plausibility import Traits, Work
 
 SECTION = "inference"
@@ -275,7 +275,10 @@ def _latents(case: Case, measured: Measured) -> Iterator[Finding]:
         wrong = latent_error_squares(event.values, stored[str(event.step)])
         if wrong > bound**2:
             yield error(
-                "text_to_image.reference", f"{case['id']}: step {event.step}", f"a relative error of at most {float(bound)}", _root(wrong)
+                "text_to_image.reference",
+                f"{case['id']}: step {event.step}",
+                f"a relative error of at most {float(bound)}",
+                root_shown(wrong),
             )
 
 
@@ -296,10 +299,6 @@ def latent_error_squares(found: list[float], stored: list[float]) -> Fraction:
     """Sum of squared differences over the sum of the reference's squares, exact."""
     wrong = sum(((exact(a) - exact(b)) ** 2 for a, b in zip(found, stored, strict=True)), Fraction(0))
     return wrong / sum((exact(b) ** 2 for b in stored), Fraction(0))
-
-
-def _root(square: Fraction) -> str:
-    return "more than 1000" if square > 10**6 else f"{float(square) ** 0.5:.3g}"
 
 
 def metrics(case: Case, measured: Measured) -> dict[str, Metric]:
