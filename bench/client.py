@@ -246,9 +246,9 @@ PARTS = ("bursts", "cpu", "flat", "tiers", "lengths", "drift")
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench client", description=__doc__)
-    parser.add_argument("parts", nargs="*", default=PARTS[:1], help=f"of {', '.join(PARTS)}; the first by default")
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; the first by default, none with --install")
     parser.add_argument("--peers", type=Path, help="folder with the peers' environments; without it ours alone is measured")
-    parser.add_argument("--install", action="store_true", help="make them first")
+    parser.add_argument("--install", action="store_true", help="make those that are not there first")
     parser.add_argument("--only", nargs="*", default=(), help="peers by name")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--at", nargs="*", type=int, default=list(CONCURRENCY[65]), help="tiers: sessions at once")
@@ -256,12 +256,25 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--ahead", action="store_true", help="before other sessions of this machine (needs the right)")
     parser.add_argument("--out", type=Path, help="write all rows here, a JSON object a line")
     given = parser.parse_args(argv)
+    unknown = [part for part in given.parts if part not in PARTS]
+    if unknown:
+        parser.error(f"{unknown[0]} is no part; known: {', '.join(PARTS)}")
+    if given.install:
+        if not given.peers:
+            parser.error("--install needs to know where: add --peers DIR")
+        peers.install(given.peers)
+    parts = given.parts or ([] if given.install else PARTS[:1])
+    if not parts:
+        return
+    found = {tool.name: tool for tool in (peers.tools(given.peers.resolve()) if given.peers else [])}
+    wanted = given.only or list(found) or (peers.names() if given.peers else [])
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        where = f" below {given.peers}; add --install" if given.peers else ": add --peers DIR"
+        parser.error(f"{', '.join(missing)} not installed{where}; known: {', '.join(peers.names())}")
     if given.ahead:
         ahead()
-    if given.install and given.peers:
-        peers.install(given.peers)
-    found = peers.tools(given.peers.resolve()) if given.peers else []
-    tools = [mine(), *(tool for tool in found if not given.only or tool.name in given.only)]
+    tools = [mine(), *(found[name] for name in wanted)]
     print(f"processors {os.cpu_count()}, load {os.getloadavg()[0]:.1f}, ahead {given.ahead}, tools {[tool.name for tool in tools]}")
     acts = {
         "bursts": lambda: bursts(tools, given.repeats),
@@ -271,7 +284,7 @@ def main(argv: list[str]) -> None:
         "lengths": lengths,
         "drift": lambda: drift(given.minutes),
     }
-    for part in given.parts:
+    for part in parts:
         print(f"-- {part}", flush=True)
         rows = acts[part]()
         if given.out:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import subprocess
 import sys
 import tomllib
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+WHOLE = "installed.txt"  # in a peer's folder: what it has
 TOKENIZER = """
 import glob, os, sys
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -68,7 +70,7 @@ def _table() -> dict[str, Any]:
 
 def tools(folder: Path) -> list[Tool]:
     """The peers that are installed below `folder`."""
-    return [_tool(name, entry, folder) for name, entry in _table().items() if (folder / name / "bin").is_dir()]
+    return [_tool(name, entry, folder) for name, entry in _table().items() if (folder / name / WHOLE).is_file()]
 
 
 def _tool(name: str, entry: dict[str, Any], folder: Path) -> Tool:
@@ -86,15 +88,39 @@ def _tool(name: str, entry: dict[str, Any], folder: Path) -> Tool:
     return Tool(name, command, first_ms, whole_s)
 
 
+def names() -> list[str]:
+    """Every peer that is known."""
+    return list(_table())
+
+
 def install(folder: Path) -> None:
-    """Make an environment for each peer, and a tokenizer that all of them take."""
+    """Make an environment for each peer that has none, and a tokenizer that all of them take; ends with one line where that fails."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, entry in _table().items():
-        subprocess.run([sys.executable, "-m", "venv", folder / name], check=True)
-        pip = [folder / name / "bin/python", "-m", "pip", "--quiet"]
-        subprocess.run([*pip, "install", *entry["packages"]], check=True)
-        if "unpacked" in entry:  # some files of it are the client; the rest would want an accelerator
-            subprocess.run([*pip, "download", "--no-deps", "--dest", folder / name, entry["unpacked"]], check=True)
-            with zipfile.ZipFile(next((folder / name).glob("*.whl"))) as wheel:
-                wheel.extractall(folder / name, [member for member in wheel.namelist() if not member.endswith(".so")])
-    subprocess.run([folder / "sglang/bin/python", "-c", TOKENIZER, folder / "tokenizer"], check=True)
+        if not (folder / name / WHOLE).is_file():
+            with _told(name, folder):
+                _install(entry, folder / name)
+    with _told("the tokenizer", folder):
+        subprocess.run([folder / "sglang/bin/python", "-c", TOKENIZER, folder / "tokenizer"], check=True)
+
+
+@contextlib.contextmanager
+def _told(what: str, folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except subprocess.CalledProcessError as error:
+        why = f"{Path(error.cmd[0]).name} ended with {error.returncode}, its words stand above"
+        raise SystemExit(f"bench client: {what} was not made below {folder}: {why}; mend it and repeat, what is made is kept") from None
+
+
+def _install(entry: dict[str, Any], place: Path) -> None:
+    """One peer; the list of what it has is written last, so that half a peer is never taken for one."""
+    subprocess.run([sys.executable, "-m", "venv", "--clear", place], check=True)
+    pip = [place / "bin/python", "-m", "pip", "--quiet"]
+    subprocess.run([*pip, "install", *entry["packages"]], check=True)
+    if "unpacked" in entry:  # some files of it are the client; the rest would want an accelerator
+        subprocess.run([*pip, "download", "--no-deps", "--dest", place, entry["unpacked"]], check=True)
+        with zipfile.ZipFile(next(place.glob("*.whl"))) as wheel:
+            wheel.extractall(place, [member for member in wheel.namelist() if not member.endswith(".so")])
+    has = subprocess.run([*pip, "freeze"], check=True, capture_output=True, text=True).stdout
+    (place / WHOLE).write_text(has + "".join(f"{entry[key]}\n" for key in ("unpacked",) if key in entry))
