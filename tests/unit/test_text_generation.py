@@ -57,6 +57,17 @@ def test_numbers_of_a_case(tmp_path: Path) -> None:
     }
 
 
+def test_memory_that_others_hold_is_no_number(tmp_path: Path) -> None:
+    """Ranks of an engine held all of it: 0 GB would be read as a fact about the case."""
+
+    def elsewhere(bench: Bench) -> None:
+        bench.kind("memory")[0]["peak_bytes"] = 0
+
+    found = ran(tmp_path, elsewhere)
+    assert found.verdict == "verified"
+    assert "memory_gb" not in numbers(found)
+
+
 def test_tokens_are_counted_from_ids_whatever_the_chunks(tmp_path: Path) -> None:
     """Both later tokens in one chunk: the same rates, and a decode-only figure of the same tokens."""
 

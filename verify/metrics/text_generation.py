@@ -178,16 +178,22 @@ def metrics(case: Case, measured: Measured) -> dict[str, Metric]:
         "tokens_per_chunk": Metric(
             Fraction(tokens, sum(request.pieces for group in rounds for request in group)), "tokens", "generated tokens / chunks"
         ),
-        "memory_gb": Metric(Fraction(measured.all(Memory)[0].peak_bytes, 10**9), "GB", "largest allocation / 1e9"),
     }
     return (
         found
+        | _memory(measured)
         | _latencies(case, rounds)
         | _legacy(case, rounds)
         | _starting(measured)
         | client.metrics(case, measured)
         | judged.metrics(case, measured)
     )
+
+
+def _memory(measured: Measured) -> dict[str, Metric]:
+    """Of the worker's own process; none where it held nothing on the device, since ranks of the engine or a server did."""
+    held = measured.all(Memory)[0].peak_bytes
+    return {"memory_gb": Metric(Fraction(held, 10**9), "GB", "largest allocation / 1e9")} if held else {}
 
 
 def _latencies(case: Case, rounds: list[list[Request]]) -> dict[str, Metric]:
