@@ -53,6 +53,7 @@ def start(out: Path, env: dict[str, str]) -> subprocess.Popen[str]:
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - one call; jobs in the background ignore Ctrl-C
     )
 
 
