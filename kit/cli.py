@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
 import signal
@@ -37,7 +38,16 @@ from kit.lab import cli as lab
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with errors of one line."""
+    """argparse with errors of one line, each from the command that was meant."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Nothing is left for a parser above, whose usage would not list the option; KitError (2) names the nearest one."""
+        known, rest = super().parse_known_args(args, namespace)
+        if rest:
+            meant = difflib.get_close_matches(rest[0].partition("=")[0], self._option_string_actions, n=1)
+            hint = f"; did you mean '{meant[0]}'?" if meant else ""
+            self.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
+        return known, rest
 
     def error(self, message: str) -> NoReturn:
         raise KitError(message, next_step=f"see {self.prog} --help")

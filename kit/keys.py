@@ -48,8 +48,8 @@ def generate(folder: Path) -> Path:
 def write_private(path: Path) -> Path:
     """Write a new private key to `path`, mode 0600; an existing file is never overwritten."""
     pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    _make_folder(path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as error:
         raise KitError("a key exists already", where=str(path), next_step="choose another folder") from error
@@ -60,6 +60,15 @@ def write_private(path: Path) -> Path:
         file.flush()
         os.fsync(file.fileno())
     return path
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise KitError("not a folder for keys", where=str(folder), why="a file is in its way", next_step="name a folder") from error
+    except OSError as error:
+        raise KitError("key cannot be written", where=str(folder), why=error.strerror or "", exit_code=ENVIRONMENT) from error
 
 
 def load(path: Path | None) -> Ed25519PrivateKey:

@@ -39,7 +39,8 @@ class Outbox:
             self._ask(note)
         except (OSError, KitError) as error:
             if not self._failing:
-                self.say(f"witness folder {self.place} cannot be used: {error}; the run goes on unwitnessed")
+                why = getattr(error, "strerror", None) or error
+                self.say(f"witness folder {self.place} cannot be used: {why}; the run goes on unwitnessed")
             self._failing = True
         else:
             self._failing = False

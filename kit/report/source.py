@@ -17,6 +17,10 @@ from verify.scoring import baseline
 from verify.scoring.attach import attach
 
 MAX_INTRODUCTION_BYTES = 1 << 20
+NAMES = {
+    "result": "name a run folder, a RUN.result.json or a baseline",
+    "audit": "make it: python -m verify audit RUN AUDIT --json FILE",
+}  # the next step where a file of this kind cannot be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +126,8 @@ def _json(path: Path, what: str) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise KitError(f"{what} cannot be read", where=str(path), why=error.strerror or "", next_step="name a RUN.result.json") from error
+        step = NAMES.get(what, "name a file")
+        raise KitError(f"{what} cannot be read", where=str(path), why=error.strerror or "", next_step=step) from error
     except (ValueError, RecursionError) as error:
         raise KitError(f"{what} is not JSON", where=str(path), next_step="make it again: python -m verify RUN --json FILE") from error
     if not isinstance(document, dict):

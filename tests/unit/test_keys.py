@@ -43,3 +43,12 @@ def test_broken_key_is_refused(home: Path, content: bytes) -> None:
 def test_missing_key_is_refused(home: Path) -> None:
     with pytest.raises(KitError, match="cannot be read"):
         keys.load(home / "none.pem")
+
+
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_a_file_in_place_of_the_folder_is_not_called_a_key(home: Path, below: str) -> None:
+    (home / "notes.txt").write_text("mine")
+    with pytest.raises(KitError, match=r"not a folder for keys .*notes\.txt.*name a folder") as caught:
+        keys.generate(home / "notes.txt" / below)
+    assert caught.value.exit_code == 2
+    assert (home / "notes.txt").read_text() == "mine"

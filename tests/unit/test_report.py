@@ -279,12 +279,14 @@ def test_ticks_lie_inside(low: float, high: float) -> None:
 
 
 BAD = {
-    "missing": (["nothing.json"], "result cannot be read"),
+    "missing": (["nothing.json"], "or directory; name a run folder, a RUN.result.json or a baseline"),
     "not json": (["{text}"], "result is not JSON"),
     "not a result": (["{other}"], "key"),
     "template": (["{result}", "--template", "nothing.docx"], "template does not exist"),
     "broken template": (["{result}", "--format", "docx", "--template", "{text}"], "template cannot be filled"),
     "introduction": (["{result}", "--intro", "nothing.md"], "introduction cannot be read"),
+    "audit": (["{result}", "--audit", "nothing.json"], "No such file or directory; make it: python -m verify audit RUN AUDIT --json FILE"),
+    "unknown option": (["{result}", "--tmplate", "x"], "--tmplate x; did you mean '--template'?; see python -m kit report --help"),
 }
 
 
