@@ -14,6 +14,10 @@ from tests.adversarial import builder
 from tests.conftest import ROOT
 from verify.cli import main as verify
 from verify.data import violations
+from verify.findings import Unchecked
+from verify.metrics import Metric
+from verify.result import Result
+from verify.score import CaseResult
 from verify.scoring import baseline, make
 
 
@@ -110,6 +114,19 @@ def test_what_cannot_be_a_baseline_is_one_line(name: str, tmp_path: Path, capsys
     error = capsys.readouterr().err
     assert said in error
     assert len(error.strip().splitlines()) == 1
+
+
+def test_the_same_work_in_two_layouts_makes_no_pack() -> None:
+    """Its cells would have one name, and `--baseline` could not read the pack."""
+    fields = {"suite": "pretrain", "cards": 2, "global_batch": 16}
+    metrics = {"tgs": Metric(Fraction(10), "tokens/(s*card)", "F2")}
+    cases = [
+        CaseResult(name, "pretrain", "done", None, None, metrics, fields=fields | {"id": name, "compile": name == "b"})
+        for name in ("a", "b")
+    ]
+    with pytest.raises(Unchecked, match="the same work in two cases: a, b"):
+        make.pack([Result(run={"chip": "cpu"}, cases=cases)], "n", [{"run": "r"}])
+    assert make.pack([Result(run={"chip": "cpu"}, cases=cases[:1])], "n", [{"run": "r"}])["cells"]
 
 
 def test_deviation_of_one_value_is_zero() -> None:

@@ -20,7 +20,7 @@ Key = tuple[tuple[str, str], ...]
 
 
 def pack(results: list[Result], name: str, origins: list[dict[str, Any]]) -> dict[str, Any]:
-    """The pack as an object; Unchecked where the runs are not of one chip, or gave no number."""
+    """The pack as an object; Unchecked where the runs are not of one chip, gave no number, or did the same work in two cases."""
     chips = sorted({str(result.run.get("chip")) for result in results})
     if len(chips) != 1:
         raise Unchecked("runs are not of one chip", why=", ".join(chips), next_step="make a baseline for each chip")
@@ -31,6 +31,7 @@ def pack(results: list[Result], name: str, origins: list[dict[str, Any]]) -> dic
             values.setdefault(key, []).append((value, unit))
     if not values:
         raise Unchecked("runs hold no number", next_step="name runs with a case that is done")
+    _one_case_a_work([dict(key) for key in sorted(values)])
     source = ", ".join(origin["run"] for origin in origins)
     return {
         "schemaVersion": 1,
@@ -41,6 +42,18 @@ def pack(results: list[Result], name: str, origins: list[dict[str, Any]]) -> dic
         "runs": origins,
         "cells": [_cell(dict(key), found) for key, found in sorted(values.items())],
     }
+
+
+def _one_case_a_work(places: list[dict[str, str]]) -> None:
+    """Cases that differ only in what the vendor chose have one name in a pack: which of them is the baseline, nobody could say."""
+    named: dict[tuple[str, str], str] = {}
+    for place in places:
+        if "workload" in place:
+            other = named.setdefault((place["workload"], place["metric"]), place["case"])
+            if other != place["case"]:
+                raise Unchecked(
+                    "runs did the same work in two cases", why=f"{other}, {place['case']}", next_step="name runs of one of them"
+                )
 
 
 def _measured(result: Result, chosen: profile.Profile) -> Iterator[tuple[Key, Fraction, str]]:

@@ -14,7 +14,7 @@ from typing import Any
 from .direct import BLOCK_BYTES
 
 DROP = "/proc/sys/vm/drop_caches"
-SOURCE_BLOCKS = 64  # 128 MiB, more than a processor's cache holds
+SOURCE_BLOCKS = 64  # 128 MiB, more than most processors' caches hold
 ALLOWED = "CHIPASSAY_DROP_CACHES"  # dropping all caches of a host disturbs everybody on it: only where its owner says so
 
 
@@ -142,8 +142,8 @@ class Raw:
     def write(self) -> None:
         """Write the file anew and bring it to the disk.
 
-        Bytes are random and no block is like its neighbours, so that nothing on the way can shorten them; no processor's cache holds
-        all blocks, as it holds no state to be saved.
+        Bytes are random and no block is like its neighbours, so that nothing on the way can shorten them; few processors' caches hold
+        all blocks, as they hold no state to be saved.
         """
         self.path.unlink(missing_ok=True)
         handle = self._open(os.O_WRONLY | os.O_CREAT)
