@@ -17,16 +17,7 @@ part() { # NAME SECONDS PLAN CASE
   begin=$(date +%s)
   timeout "$2" sh tests/device/one-card.sh "$out/$1" "$device" --plan "$out/plans/$3.toml" --case "$4" > "$out/$1.log" 2>&1
   echo "$1: exit code $?, $(($(date +%s) - begin)) s" | tee -a "$out/parts.txt"
-  python3 - "$out/$1/result.json" <<'END' | tee -a "$out/parts.txt"
-import json, sys
-try:
-    result = json.load(open(sys.argv[1]))
-except OSError:
-    raise SystemExit("  no result")
-print(" ", result["verdict"], sorted({finding["rule"] for finding in result["findings"]}))
-for case in result["cases"]:
-    print(" ", case["id"], case["state"], {name: float(f"{metric['value']:.4g}") for name, metric in case["metrics"].items()})
-END
+  python3 tests/device/summary.py "$out/$1/result.json" | tee -a "$out/parts.txt"
 }
 limit=${TINY:+3600}
 part safetensors "${limit:-150}" checkpoint '*safetensors'

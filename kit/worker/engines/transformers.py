@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache, StaticCache
 
-from .. import reference
+from .. import linear, reference
 from ..device import DTYPES
 from ..generation import FROZEN_TOKENS
 from ..models import causal
@@ -38,10 +38,7 @@ class Int8Linear(torch.nn.Module):
 
 def quantize(model: torch.nn.Module) -> None:
     """Every linear layer but the last, which makes words of hidden states."""
-    for name, module in list(model.named_modules()):
-        for last, child in list(module.named_children()):
-            if isinstance(child, torch.nn.Linear) and (name or last != "lm_head"):
-                setattr(module, last, Int8Linear(child))
+    linear.replace(model.model, Int8Linear)
 
 
 class Pending:
