@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -10,6 +11,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -18,7 +21,7 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import load_file  # noqa: E402
 
 from kit import archive  # noqa: E402
-from kit.worker.checkpoint import direct, formats, state, storage, store  # noqa: E402
+from kit.worker.checkpoint import direct, formats, state, storage, store, torchfiles  # noqa: E402
 from tests.adversarial import checkpoints as built  # noqa: E402
 from verify.score import evaluate  # noqa: E402
 
@@ -190,6 +193,66 @@ def test_two_ranks_save_and_load(name: str, stage: int, tmp_path: Path) -> None:
     assert [finding for finding in result.findings if finding.severity == "error"] == []
     assert result.metrics["save_total_s"].value > 0
     assert list(kept.iterdir()) == []
+
+
+def pickled() -> dict[str, Any]:
+    """What torch.save has to lay out: views of one storage, a parameter, an empty tensor twice, a number, other types, no tensor at all."""
+    draw = torch.Generator().manual_seed(3)
+    large, none = torch.randn(2_000_003, generator=draw), torch.empty(0)
+    return {
+        "large": large, "view": large[5:8], "again": [large, (none, none)], "step": torch.tensor(3), "word": "x", "parts": {0: None},
+        "parameter": torch.nn.Parameter(torch.randn(3, generator=draw).bfloat16()), "odd": torch.arange(5, dtype=torch.uint8),
+    }  # fmt: skip
+
+
+def same(found: Any, wanted: Any) -> bool:
+    if isinstance(wanted, dict):
+        return found.keys() == wanted.keys() and all(same(found[key], wanted[key]) for key in wanted)
+    if isinstance(wanted, list | tuple):
+        return type(found) is type(wanted) and all(map(same, found, wanted))
+    return torch.equal(found, wanted) and found.dtype == wanted.dtype if isinstance(wanted, torch.Tensor) else found == wanted
+
+
+@pytest.mark.parametrize("past_cache", [True, False])
+def test_a_file_of_ours_is_one_of_torch_save(past_cache: bool, tmp_path: Path) -> None:
+    value = pickled()
+    file, theirs = tmp_path / "ours.pt", tmp_path / "theirs.pt"
+    with theirs.open("wb") as into:
+        torch.save(value, into)
+    assert torchfiles.save(value, file, 3) == file.stat().st_size == theirs.stat().st_size
+    ours = torchfiles.load(file, 3, past_cache=past_cache)
+    for found in (ours, torch.load(file, weights_only=False), torchfiles.load(theirs, 3, past_cache=past_cache)):
+        assert same(found, value)
+    assert ours["view"].data_ptr() == ours["large"][5:].data_ptr()
+    differing = sum(a != b for a, b in zip(file.read_bytes(), theirs.read_bytes(), strict=True))
+    assert differing <= 5 * 2 * 4 + 3 * 40  # CRC-32 of five tensors, two places each; the serial number, and its own CRC-32
+
+
+def test_a_torn_file_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "f.pt"
+    torchfiles.save(pickled(), file, 3)
+    os.truncate(file, file.stat().st_size - 100)
+    with pytest.raises((torchfiles.Damaged, RuntimeError)):
+        torchfiles.load(file, 3, past_cache=False)
+
+
+def test_a_torch_that_leaves_no_room_writes_its_files_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Library:
+        def save(self, value: Any, path: str) -> None:
+            torch.save(value, path)
+
+        def load(self, path: str, map_location: Any = None) -> Any:
+            return torch.load(path, map_location=map_location, weights_only=False)
+
+    engine = SimpleNamespace(checkpoint_engine=Library(), device=torch.device("cpu"))
+    assert torchfiles.supported(engine.device)
+    monkeypatch.setattr(torch.serialization, "skip_data", contextlib.nullcontext)
+    assert not torchfiles.supported(engine.device)
+    with formats._our_files(engine, past_cache=True) as files:
+        engine.checkpoint_engine.save(pickled(), str(tmp_path / "x_optim_states.pt"))
+        assert same(engine.checkpoint_engine.load(str(tmp_path / "x_optim_states.pt")), pickled())
+    assert isinstance(engine.checkpoint_engine, Library)
+    assert files.parts.optimizer_bytes == (tmp_path / "x_optim_states.pt").stat().st_size
 
 
 def test_raw_blocks_are_all_of_their_own(tmp_path: Path) -> None:

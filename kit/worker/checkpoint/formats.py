@@ -6,9 +6,10 @@ back into the engine. Every rank calls both.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from . import direct, store
+from . import direct, store, torchfiles
 from .state import State, Tensors
 
 STREAMS = 8
@@ -161,39 +162,56 @@ def _load_distributed(engine: Any, state: State, folder: Path, past_cache: bool)
 # --- DeepSpeed's own ---------------------------------------------------------------------------------------------------
 
 
-class _Timed:
-    """DeepSpeed's writer of files, each of them brought to the disk and counted to model or optimizer by its name."""
+class _Files:
+    """DeepSpeed's writer and reader of files, with ours in its place where torch lets us; a file's name tells model from optimizer."""
 
-    def __init__(self, writer: Any, parts: Parts) -> None:
-        self._writer, self._parts = writer, parts
+    def __init__(self, engine: Any, past_cache: bool) -> None:
+        self._library, self._past_cache = engine.checkpoint_engine, past_cache
+        self._ours = torchfiles.supported(engine.device)
+        self.parts = Parts()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._writer, name)
+        return getattr(self._library, name)
 
     def save(self, state_dict: Any, path: str) -> None:
         begin_ns = time.monotonic_ns()
-        self._writer.save(state_dict, path)
-        store.sync(Path(path))
-        part = "optimizer" if "optim_states" in Path(path).name else "model"
-        self._parts.add(part, begin_ns, Path(path).stat().st_size)
+        if self._ours:
+            torchfiles.save(state_dict, Path(path), STREAMS)
+        else:
+            self._library.save(state_dict, path)
+            store.sync(Path(path))
+        self.parts.add("optimizer" if "optim_states" in Path(path).name else "model", begin_ns, Path(path).stat().st_size)
+
+    def load(self, path: str, map_location: Any = None) -> Any:
+        """On the host, which DeepSpeed asks for with each of its files, to copy from there."""
+        if self._ours:
+            return torchfiles.load(Path(path), STREAMS, past_cache=self._past_cache)
+        return self._library.load(path, map_location=map_location)
+
+
+@contextlib.contextmanager
+def _our_files(engine: Any, *, past_cache: bool) -> Iterator[_Files]:
+    library, files = engine.checkpoint_engine, _Files(engine, past_cache)
+    engine.checkpoint_engine = files
+    try:
+        yield files
+    finally:
+        engine.checkpoint_engine = library
 
 
 def _save_deepspeed(engine: Any, state: State, folder: Path) -> Parts:
     del state
-    parts, writer = Parts(), engine.checkpoint_engine
-    engine.checkpoint_engine = _Timed(writer, parts)
-    try:
+    with _our_files(engine, past_cache=True) as files:
         engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
-    finally:
-        engine.checkpoint_engine = writer
-    return parts
+    return files.parts
 
 
 def _load_deepspeed(engine: Any, state: State, folder: Path, past_cache: bool) -> None:
-    del state, past_cache
+    del state
     try:
-        path, _ = engine.load_checkpoint(str(folder), tag=TAG)
-    except (EOFError, RuntimeError, OSError) as error:
+        with _our_files(engine, past_cache=past_cache):
+            path, _ = engine.load_checkpoint(str(folder), tag=TAG)
+    except (EOFError, RuntimeError, OSError, torchfiles.Damaged) as error:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise store.BadCheckpoint(f"{folder.name} cannot be read: {why}; use an older one") from None
     if path is None:

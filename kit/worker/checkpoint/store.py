@@ -50,6 +50,11 @@ def first_of_node() -> bool:
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
+def ranks_of_node() -> int:
+    """How many ranks write and read on this node at a time."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def barrier() -> None:
     if dist.is_initialized():
         dist.barrier()

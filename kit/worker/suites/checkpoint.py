@@ -57,7 +57,7 @@ def run(case: Case, recorder: Recorder) -> None:
     recorder.event("model", parameters=numel, weights="random", weights_sha256=None, seed=case["seed"], dtype=case["dtype"])
     engine, source = training.build(case, here, model), data.source(case)
     recorder.event("data", source=case["data"], sha256=source.sha256, tokens=source.tokens)
-    raw = storage.Raw(folder, case["raw_bytes"], formats.STREAMS) if store.first_of_node() else None
+    raw = storage.Raw(folder, case["raw_bytes"], formats.STREAMS * store.ranks_of_node()) if store.first_of_node() else None
     engine.module.train()
     try:
         with training.attention(case):
