@@ -137,6 +137,12 @@ def test_adapters_and_other_suites_know_no_team() -> None:
         plan.resolve(source, "p.toml")
 
 
+@pytest.mark.parametrize("file", sorted((ROOT / "tests/device").glob("*.toml")), ids=lambda file: file.stem)
+def test_plans_of_the_device_scripts_are_plans(file: Path) -> None:
+    found = plan.load(str(file))
+    assert found.cases and not found.official
+
+
 @pytest.mark.parametrize("cards", [2, 4, 8])
 def test_layouts_of_the_device_script_fit_its_numbers_of_cards(cards: int, tmp_path: Path) -> None:
     text = (ROOT / "tests/device/cards-training.toml").read_text(encoding="utf-8")
