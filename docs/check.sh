@@ -3,9 +3,11 @@
 #   sh docs/check.sh RUN [PUBLIC_KEY.pem]
 # Without a key it takes the one that lies in the run, which shows that the run is whole, not whose it is. It reads no
 # JSON but by patterns, which the canonical form allows: docs/check.mjs and `python -m verify` parse, and see more.
+# Exit code: 0 ok, 1 refused, 2 could not check or misuse.
 set -u
 LC_ALL=C; export LC_ALL
-run=${1:?usage: sh docs/check.sh RUN [PUBLIC_KEY.pem]}
+[ -n "${1:-}" ] && [ $# -le 2 ] || { echo "usage: sh docs/check.sh RUN [PUBLIC_KEY.pem]" >&2; exit 2; }
+run=$1
 key=${2:-$run/evidence/signer.pub.pem}
 work=$(mktemp -d) || exit 2
 trap 'rm -rf "$work"' EXIT
@@ -29,7 +31,7 @@ opened() {
 count() { wc -l <"$1" | tr -d ' '; }
 
 # 1. Only plain files with one link and plain names, no empty folder, nothing beside the four names of a run.
-[ -d "$run" ] || { echo "no such folder: $run" >&2; exit 2; }
+[ -d "$run" ] || { echo "no such folder: $run; name the folder of a run" >&2; exit 2; }
 for name in run.dsse.json SHA256SUMS evidence/plan.json runlog/entries.jsonl runlog/checkpoints.txt; do
   [ -f "$run/$name" ] && [ ! -L "$run/$name" ] || refuse "$name is missing or not a plain file"
 done
@@ -43,7 +45,7 @@ done
 [ -z "$(cd "$run" && find . | tr A-Z a-z | sort | uniq -d)" ] || refuse "names that differ by case"
 
 # 2. The key: for points of low order anybody can make signatures (RFC 8032 curve; either sign, canonical or not).
-[ -f "$key" ] || { echo "no such key: $key" >&2; exit 2; }
+[ -f "$key" ] || { echo "no such key: $key; name the PEM file of a public key" >&2; exit 2; }
 openssl pkey -pubin -in "$key" -pubout -outform DER >"$work/key" 2>"$work/why" || refuse "no public key: $(head -n 1 "$work/why")"
 keyid=$(sha256sum <"$work/key" | cut -d' ' -f1)
 case $(tail -c 32 "$work/key" | od -An -v -tx1 | tr -d ' \n') in

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from verify import audit, chain, policy, publication
+from verify import audit, chain, given, policy, publication
 from verify.audit import Outcome
 from verify.findings import Unchecked
 
@@ -55,6 +55,7 @@ def _common(parser: _Parser) -> _Parser:
 def run_audit(argv: Sequence[str], time: Callable[[str | None], datetime.datetime | None]) -> int:
     """`verify audit`; returns the exit code."""
     options = _audit_parser().parse_args(list(argv))
+    given.target(options.json, [options.run, options.audit])
     at, trust = _trust(options, time)
     return _show(audit.audit(options.run, options.audit, trust, at, options.policy), options)
 
@@ -62,7 +63,10 @@ def run_audit(argv: Sequence[str], time: Callable[[str | None], datetime.datetim
 def run_publication(argv: Sequence[str], time: Callable[[str | None], datetime.datetime | None]) -> int:
     """`verify publication`; returns the exit code."""
     options = _publication_parser().parse_args(list(argv))
+    given.target(options.json, [options.result])
     at, trust = _trust(options, time)
+    if options.status is not None:
+        given.sealed(options.status, "status list", "get it from the lab")
     outcome = publication.check(options.result, trust, at, options.policy)
     if options.status is not None and "publication" in outcome.sha256:
         status = publication.open_status(options.status, trust, at)
@@ -72,6 +76,7 @@ def run_publication(argv: Sequence[str], time: Callable[[str | None], datetime.d
 
 def _trust(options: argparse.Namespace, time: Callable[[str | None], datetime.datetime | None]) -> tuple[datetime.datetime, policy.Policy]:
     at = time(options.at) or datetime.datetime.now(datetime.UTC)
+    given.trust(options.policy)
     return at, chain.load(options.policy, at)
 
 
@@ -89,9 +94,9 @@ def document(outcome: Outcome) -> dict[str, Any]:
 
 def _show(outcome: Outcome, options: argparse.Namespace) -> int:
     text = json.dumps(document(outcome), indent=1, sort_keys=True)
-    if options.json not in {None, "-"}:
-        Path(options.json).write_text(text + "\n", encoding="utf-8")
-    print(text if options.json == "-" else "\n".join(lines(outcome)), flush=True)
+    if options.json not in {None, given.STDOUT}:
+        given.write(Path(options.json), text)
+    print(text if options.json == given.STDOUT else "\n".join(lines(outcome)), flush=True)
     return EXIT[outcome.verdict]
 
 

@@ -80,7 +80,7 @@ def check_order(old: Version, new: dict[str, Any], where: str) -> None:
 
 def read_chain(path: Path) -> list[Version]:
     """All versions up to the policy at `path` (a file, or a folder whose highest <n>.dsse.json counts), oldest first."""
-    folder, name = (path, _newest(path)) if path.is_dir() else (path.parent, path.name)
+    folder, name = (path, newest(path).name) if path.is_dir() else (path.parent, path.name)
     last = _open(folder, name)
     number = last.document["version"]
     if number > MAX_VERSIONS:
@@ -95,11 +95,12 @@ def read_chain(path: Path) -> list[Version]:
     return chain
 
 
-def _newest(folder: Path) -> str:
+def newest(folder: Path) -> Path:
+    """The file of the highest version in a folder, or Unchecked."""
     numbers = [int(match[1]) for name in os.listdir(folder) if (match := _NUMBERED.fullmatch(name))]
     if not numbers:
         raise Unchecked("no trust policy in this folder", where=str(folder), next_step="see manifests/trust/README.md")
-    return f"{max(numbers)}.dsse.json"
+    return folder / f"{max(numbers)}.dsse.json"
 
 
 def _open(folder: Path, name: str) -> Version:

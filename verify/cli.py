@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from verify import archive, cosign, policy, profile, table
+from verify import archive, given, policy, profile, table
 from verify.findings import Refused, Unchecked
 from verify.replay import replay
 from verify.result import Result
 from verify.scoring import baseline
-from verify.scoring.attach import attach
+from verify.scoring.attach import attach, known
 
-MISUSE = 2
+REFUSED, MISUSE = 1, 2
 
 
 class _Parser(argparse.ArgumentParser):
@@ -61,13 +61,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     try:
         return _verify(list(sys.argv[1:] if argv is None else argv))
-    except (Unchecked, Refused) as stop:
+    except Unchecked as stop:
         print(f"verify: {stop}", file=sys.stderr)
-        return 1 if isinstance(stop, Refused) else MISUSE
+        return MISUSE
+    except Refused as stop:
+        print(f"verify: {stop}; get that file from whoever signs it: nothing was verified by it", file=sys.stderr)
+        return REFUSED
     except BrokenPipeError:
         return MISUSE
     except OSError as fault:
-        print(f"verify: {Unchecked('could not check', where=str(fault.filename or ''), why=fault.strerror or '')}", file=sys.stderr)
+        said = Unchecked("could not check", where=str(fault.filename or ""), why=fault.strerror or "", next_step=given.HELP)
+        print(f"verify: {said}", file=sys.stderr)
         return MISUSE
 
 
@@ -81,18 +85,21 @@ def _verify(argv: list[str]) -> int:
 
         return audit_cli.run_publication(argv[1:], _time)
     options = _parser().parse_args(argv)
-    target = None if options.json in {None, "-"} else _target(Path(options.json), options.run)
-    profile.load(options.profile)
+    target = given.target(options.json, [options.run])
+    given.trust(options.policy)
+    given.index(options.seen)
     packs = [baseline.read(path) for path in options.baseline or []]
+    known(options.against or [])
+    table.check(profile.load(options.profile), options.rows or [])
     result = _replayed(options)
     attach(result, options.profile, options.against, packs)
-    _print(result, to_stdout=options.json == "-", target=target, rows=options.rows or [])
+    _print(result, to_stdout=options.json == given.STDOUT, target=target, rows=options.rows or [])
     return result.exit_code
 
 
 def _replayed(options: argparse.Namespace) -> Result:
     """The run in a folder, or unpacked from an archive; an archive that breaks a rule is refused like a run."""
-    extra: dict[str, Any] = {"witnessed": _witnessed(options.witness), "index": options.seen}
+    extra: dict[str, Any] = {"witnessed": given.cosigned(options.witness), "index": options.seen}
     if not options.run.name.endswith(archive.SUFFIX) or options.run.is_dir():
         return replay(options.run, options.policy, _time(options.at), **extra)
     try:
@@ -109,27 +116,10 @@ def _time(text: str | None) -> Any:
         raise Unchecked("--at is not a time", where=text or "", next_step="write it like 2026-01-31T12:00:00Z") from None
 
 
-def _witnessed(path: Path | None) -> tuple[cosign.Cosigned, ...]:
-    if path is None:
-        return ()
-    try:
-        return tuple(cosign.split(path.read_bytes(), str(path)))
-    except Refused as bad:
-        raise Unchecked("--witness holds no cosigned checkpoints", where=str(path), why=str(bad)) from None
-
-
-def _target(path: Path, run: Path) -> Path:
-    if path.resolve().is_relative_to(run.resolve()):
-        raise Unchecked("--json would write into the sealed run", where=str(path), next_step="name a file outside of it")
-    if not path.resolve().parent.is_dir():
-        raise Unchecked("folder of --json does not exist", where=str(path), next_step="make it first")
-    return path
-
-
 def _print(result: Result, *, to_stdout: bool, target: Path | None, rows: list[str]) -> None:
     document = result.document()
     if target is not None:
-        target.write_text(_text(document) + "\n", encoding="utf-8")
+        given.write(target, _text(document))
     print(_text(document) if to_stdout else table.render(document, rows), flush=True)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from tabulate import tabulate
 
 from verify.findings import Unchecked, show
+from verify.profile import Profile
 
 SHOWN_STATE = {"not_run": "NA", "failed": "0 (failed)", "interrupted": "0 (interrupted)"}
 NO_BASELINE = "no baseline"
@@ -121,11 +122,16 @@ def _metric(case: Document, name: tuple[str, str], metric: str, value: Document)
     )
 
 
-def _asked(document: Document, names: list[str]) -> Iterator[Document]:
-    tables = {table["id"]: table for table in document["scoring"]["tables"] if table["rows"]} if document["scoring"] else {}
+def check(chosen: Profile, names: list[str]) -> None:
+    """Unchecked where a name is no table with rows of the profile, nor `all`."""
+    tables = [table.id for table in chosen.tables if table.rows]
     for name in names:
         if name not in {"all", *tables}:
             raise Unchecked(f"unknown table '{name}'", next_step=f"known: all, {', '.join(tables)}")
+
+
+def _asked(document: Document, names: list[str]) -> Iterator[Document]:
+    tables = {table["id"]: table for table in document["scoring"]["tables"] if table["rows"]} if document["scoring"] else {}
     yield from (table for name, table in tables.items() if "all" in names or name in names)
 
 

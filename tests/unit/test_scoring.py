@@ -347,7 +347,7 @@ def test_what_a_ruling_changes_is_shown() -> None:
     assert "6.30 % as printed" in text
     assert "3.2.2(3) checkpoint" in text
     with pytest.raises(Unchecked, match="unknown table"):
-        table.render(document, ["nonsense"])
+        table.check(profile.load(profile.DEFAULT), ["all", "nonsense"])
 
 
 def test_off_grid_cases_score_against_the_same_workload() -> None:

@@ -51,7 +51,7 @@ def _digest(values: Sequence[int]) -> str:
 
 def check(index: Path, who: Identity, marks: Mapping[str, list[str]]) -> Iterator[Finding]:
     """What the index knows of these series; it must exist, an empty file will do."""
-    known = _read(index)
+    known = read(index)
     for name, digests in sorted(marks.items()):
         for digest in digests:
             if digest not in known:
@@ -68,7 +68,7 @@ def check(index: Path, who: Identity, marks: Mapping[str, list[str]]) -> Iterato
 
 def add(index: Path, who: Identity, marks: Mapping[str, list[str]]) -> None:
     """Note the series of a run; a run that is there already is not noted twice."""
-    known = _read(index)
+    known = read(index)
     lines = [
         canonical({"run": who.run, "chip": who.chip, "signer": who.signer, "series": name, "digests": digests}) + b"\n"
         for name, digests in sorted(marks.items())
@@ -80,13 +80,15 @@ def add(index: Path, who: Identity, marks: Mapping[str, list[str]]) -> None:
         os.fsync(file.fileno())
 
 
-def _read(index: Path) -> dict[str, tuple[Identity, str]]:
+def read(index: Path) -> dict[str, tuple[Identity, str]]:
     """Digest -> whose series it is; the first that was noted wins."""
     known: dict[str, tuple[Identity, str]] = {}
+    next_step = f"make an empty one: touch {index}"
+    if index.exists() and not index.is_file():
+        raise Unchecked("index of seen runs is no file", where=str(index), next_step="name a file; an empty one will do")
     try:
         lines = index.read_bytes().splitlines()
     except OSError as fault:
-        next_step = f"make an empty one: touch {index}"
         raise Unchecked("index of seen runs cannot be read", where=str(index), why=fault.strerror or "", next_step=next_step) from None
     for number, line in enumerate(lines, start=1):
         entry = _entry(line, f"{index}:{number}")
