@@ -9,23 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import multiprocessing
-import signal
-import threading
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
-from .. import reference
+from .. import reference, spawned
 from ..generation import FROZEN_TOKENS
 from ..models import causal
 from . import Chunk, Done, Facts, Failed, Item, MissingEngine, Request, wanted
 
 Case = dict[str, Any]
 NS_PER_S = 10**9
-STOP_S = 10
 KV_INT8 = 8  # the library's quant_policy
 ENDED_WELL = ("SUCCESS", "FINISH")
 
@@ -35,8 +32,11 @@ class LMDeployEngine:
 
     arrivals = True
 
-    def __init__(self, engine: Any, loop: asyncio.AbstractEventLoop, device: torch.device, facts: Facts) -> None:
+    def __init__(
+        self, engine: Any, loop: asyncio.AbstractEventLoop, device: torch.device, facts: Facts, notifiers: Sequence[Any] = ()
+    ) -> None:
         self.engine, self.loop, self.device, self.facts = engine, loop, device, facts
+        self.notifiers = notifiers  # by which spawned ranks and this process wait for each other
         self.sessions = 0
 
     def generate(self, requests: Sequence[Request], output_tokens: int) -> Iterator[Item]:
@@ -68,27 +68,27 @@ class LMDeployEngine:
         items.append(Done(request.number, now))
 
     def unload(self) -> None:
-        """Stop the engine, let its tasks end, and give the memory back; ranks that do not end when told to are killed."""
-        insist = threading.Timer(STOP_S, _end_children)
-        insist.daemon = True
-        insist.start()
+        """Stop the engine, let its tasks end, and give the memory back, also where stopping fails; no rank is left."""
         try:
-            self._stop()
+            with spawned.ending(self.notifiers):
+                self._stop()
+        except BaseException as error:
+            traceback.clear_frames(error.__traceback__)  # they hold the engine, and it holds the memory
+            raise
         finally:
-            insist.cancel()
-        reference.free(self.device)
+            del self.engine
+            reference.free(self.device)
 
     def _stop(self) -> None:
-        if multiprocessing.active_children():  # a rank that stumbles over its end would have the library end this process, too
-            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-        self.engine.close()
-        pending = asyncio.all_tasks(self.loop)
-        for task in pending:
-            task.cancel()
-        if pending:
-            self.loop.run_until_complete(asyncio.wait(pending, timeout=STOP_S))
-        self.loop.close()
-        del self.engine
+        try:
+            self.engine.close()
+        finally:
+            pending = asyncio.all_tasks(self.loop)
+            for task in pending:
+                task.cancel()
+            if pending:
+                self.loop.run_until_complete(asyncio.wait(pending, timeout=spawned.STOP_S))
+            self.loop.close()
 
 
 def prepare(case: Case, device: torch.device) -> None:
@@ -109,27 +109,11 @@ def check(case: Case) -> None:
         raise NotImplementedError(f"engine '{case['engine']}' is driven with half precision and an INT8 KV cache at most, not {asked}")
 
 
-def _end_children() -> None:
-    for child in multiprocessing.active_children():
-        child.kill()
-
-
 def ranks_by(cards: int) -> str | None:
     """What starts the ranks of several cards, by the library's name for it; None on one card, which has no ranks."""
     if cards == 1:
         return None
     return "mp" if importlib.util.find_spec("ray") is None else "ray"
-
-
-def one_message_at_a_time(executor: Any) -> None:
-    """Each message to spawned ranks waits for the one before: the library sends while a send waits for them, and may then hang for good."""
-    send, lock = executor.comm_buf.send_async, asyncio.Lock()
-
-    async def alone(*given: Any, **named: Any) -> None:
-        async with lock:
-            await send(*given, **named)
-
-    executor.comm_buf.send_async = alone
 
 
 def load(case: Case, device: torch.device) -> LMDeployEngine:
@@ -153,19 +137,25 @@ def load(case: Case, device: torch.device) -> LMDeployEngine:
     )
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
-    try:
-        engine = Engine.from_pretrained(str(path), engine_config=asked)
-    except SystemExit:  # what the library does where its own check of the device fails
-        raise MissingEngine(
-            f"lmdeploy {version} finds this machine unfit for its PyTorch engine; stderr.log of the case says why"
-        ) from None
-    if starter == "mp":
-        one_message_at_a_time(engine.executor)
-    loop.run_until_complete(_started(engine))
+    with spawned.starting("lmdeploy"):
+        try:
+            engine = Engine.from_pretrained(str(path), engine_config=asked)
+        except SystemExit:  # what the library does where its own check of the device fails
+            raise MissingEngine(
+                f"lmdeploy {version} finds this machine unfit for its PyTorch engine; stderr.log of the case says why"
+            ) from None
+        notifiers = _notifiers(engine.executor) if starter == "mp" else []
+        spawned.told_in_time(notifiers)
+        loop.run_until_complete(_started(engine))
     held = engine.cache_config.num_gpu_blocks * engine.cache_config.block_size
     how = f"PyTorch engine, ranks by {starter}" if starter else "PyTorch engine"
     facts = Facts(f"{version} ({how})", causal.parameters(case), digest, kv_tokens=int(held), queues=True)
-    return LMDeployEngine(engine, loop, device, facts)
+    return LMDeployEngine(engine, loop, device, facts, notifiers)
+
+
+def _notifiers(executor: Any) -> list[Any]:
+    """Of the way to the ranks, and of each one's way back."""
+    return [buffer.notifier for buffer in (executor.comm_buf, *executor.ret_bufs)]
 
 
 async def _started(engine: Any) -> None:
