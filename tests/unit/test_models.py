@@ -140,7 +140,8 @@ def test_adapters_and_other_suites_know_no_team() -> None:
 @pytest.mark.parametrize("file", sorted((ROOT / "tests/device").glob("*.toml")), ids=lambda file: file.stem)
 def test_plans_of_the_device_scripts_are_plans(file: Path) -> None:
     found = plan.load(str(file))
-    assert found.cases and not found.official
+    assert found.cases
+    assert not found.official
 
 
 @pytest.mark.parametrize("cards", [2, 4, 8])
