@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("torch")
 
 from bench.stability import case, measured
-from kit.worker.stability import faults, journal
+from kit.worker.stability import faults, journal, nodes
 from tests.conftest import ROOT
 from verify.metrics import stability
 
@@ -107,6 +107,19 @@ def test_a_last_word_outlives_the_next_start(tmp_path: Path) -> None:
     slot.begin(journal.WORDS)
     assert slot.word(0) is None
     assert (slot.read().incarnation, slot.read().pid) == (journal.WORDS, os.getpid())
+
+
+def test_signs_of_an_earlier_boot_are_none_of_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock since boot begins anew: what was left there before the reboot lies in the future."""
+    monkeypatch.setattr(journal, "now", lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 10**15)
+    slot = journal.Slot(tmp_path, 0)
+    slot.begin(3)
+    slot.say(3, "loss", "of the boot before")
+    monkeypatch.undo()
+    node = nodes.Node(tmp_path, range(1), lambda *_: [])
+    assert (node.seen(), node.words(3), node.stopped(3)) == ([], [], False)
+    journal.Slot(tmp_path, 0).begin(0)
+    assert [(seen.rank, seen.incarnation) for seen in node.seen()] == [(0, 0)]
 
 
 ERRORS = {

@@ -83,6 +83,10 @@ class Slot:
         with self.path.open("r+b") as file:
             self._memory = mmap.mmap(file.fileno(), SLOT_BYTES)
 
+    def clear(self) -> None:
+        """Forget what an earlier session left: after a reboot its times would lie in the future."""
+        self._memory[:] = bytes(SLOT_BYTES)
+
     def begin(self, incarnation: int) -> None:
         """A new process of this rank; the word of the one before stays."""
         self._write(incarnation, b"")

@@ -99,6 +99,8 @@ class Node:
 
     def __post_init__(self) -> None:
         self.slots = [Slot(self.folder, rank) for rank in self.numbers]
+        for slot in self.slots:
+            slot.clear()
         self.since_ns = now()
 
     def start(self, first: int, restarts: int) -> None:
