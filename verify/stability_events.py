@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 from verify.events import Event, Natural, Positive
+from verify.step_events import Data
 
 Class = Literal["process_end", "out_of_memory", "loss", "hang", "device_error", "storage", "supervisor", "reboot"]
 CLASSES = get_args(Class)
@@ -75,3 +76,6 @@ class End(Event, frozen=True, tag="end"):
     """The duration is over."""
 
     at_ns: Natural
+
+
+EVENTS: tuple[type[Event], ...] = (Data, Session, Start, Step, Saved, Crash, ClockStep, Injected, End)

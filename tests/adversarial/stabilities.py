@@ -52,7 +52,7 @@ def session(number: int, attempt: int, at: int, elapsed: int, boot: str = "b0", 
         "attempt": attempt,
         "boot_id": boot,
         "at_ns": at,
-        "wall_ns": wall or at,
+        "wall_ns": wall or builder.WALL_NS + at - BOOT_NS,
         "elapsed_ns": elapsed,
     }
 
@@ -70,9 +70,14 @@ def events() -> list[Event]:
 
 
 def told(made: list[Event]) -> list[Event]:
-    """As the supervisor tells them: all within a few microseconds, since a copied journal is told at once."""
-    first = builder.start(STABILITY, "stability")[0]
-    return builder.end([first, *({**event, "t": 10 + number} for number, event in enumerate(made))])
+    """As the supervisor tells them: those of earlier sessions within a few microseconds, since a copied journal is told at once."""
+    last = max(number for number, event in enumerate(made) if event["e"] == "session")
+    t, found = 0, [builder.start(STABILITY, "stability")[0]]
+    for number, event in enumerate(made):
+        at = event.get("end_ns", event.get("at_ns", 0)) if number > last else 0
+        t = max(t + 1, at - made[last]["at_ns"])
+        found.append({**event, "t": t})
+    return builder.end(found)
 
 
 def with_case(bench: Bench, made: list[Event] | None = None, **fields: Any) -> list[Event]:
@@ -82,6 +87,7 @@ def with_case(bench: Bench, made: list[Event] | None = None, **fields: Any) -> l
     bench.handed[STABILITY] = {"case": copy.deepcopy(case), "attempt": 1}
     bench.events[STABILITY] = {"events-00000.jsonl": made or events()}
     bench.states[STABILITY] = ("done", None)
+    bench.beaten_late.add(STABILITY)
     return bench.events[STABILITY]["events-00000.jsonl"]
 
 
@@ -103,13 +109,27 @@ def against(rule: str, name: str, change: Callable[[list[Event]], Any], *also: s
 def slower(events: list[Event]) -> None:
     """Ten minutes in which nothing happened."""
     for event in events[events.index(of("step", events)[5]) :]:
-        for name in ("at_ns", "begin_ns", "end_ns"):
+        for name in ("t", "at_ns", "begin_ns", "end_ns"):
             if name in event:
                 event[name] += 600 * S
 
 
 ONE = {"faults": [{"kind": "kill_rank", "step": 9}, {"kind": "hang", "step": 10}]}
 PUT_IN = [{"e": "injected", "t": 0, "number": n, "fault": f["kind"], "step": 9 + n, "at_ns": BOOT_NS} for n, f in enumerate(ONE["faults"])]
+
+
+def hours(events: list[Event]) -> None:
+    """Ten minutes of a training, told within the first minute."""
+    slower(events)
+    for number, event in enumerate(events):
+        event["t"] = number
+
+
+def smaller(bench: Bench) -> None:
+    """All starts of a model of a thousand parameters, in a case whose file names more."""
+    with_case(bench)
+    for case in (bench.plan.document["cases"][-1], bench.handed[STABILITY]["case"]):
+        case["model"]["parameters"] = 7_321_948_160
 
 
 def put_in(events: list[Event], *numbers: int) -> None:
@@ -128,7 +148,13 @@ against("starts", "a crash left out", lambda e: e.remove(of("crash", e)[0]))
 against("starts", "a crash told twice", lambda e: e.insert(e.index(of("crash", e)[0]), of("crash", e)[0]))
 against("starts", "a start less", lambda e: of("start", e)[1].update(incarnation=0))
 against("steps", "on from a checkpoint that never was", lambda e: of("start", e)[1].update(step=9))
-against("steps", "a bad step left out", lambda e: e.remove(of("step", e)[5]))
+against("steps", "a bad step left out", lambda e: e.remove(of("step", e)[5]), "saved")
+add("stability.model", "sealed", "a thousandth of the model", smaller)
+against("saved", "a checkpoint that nobody took the time for", lambda e: e.remove(of("saved", e)[0]))
+against("saved", "a checkpoint of steps to come", lambda e: of("saved", e)[1].update(step=12), "steps")
+against("saved", "a checkpoint done before it began", lambda e: of("saved", e)[0].update(end_ns=of("saved", e)[0]["begin_ns"] - 1), "time")
+against("told", "ten minutes within one", hours, "silence")
+against("told", "an end that is yet to come", lambda e: of("end", e)[0].update(at_ns=BOOT_NS + 44 * S))
 against("silence", "ten minutes of hanging, not told", slower)
 against("loss", "a loss that had diverged", lambda e: of("step", e)[3].update(loss=21.0))
 against("duration", "ended early", lambda _: None, duration_s=60)

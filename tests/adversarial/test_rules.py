@@ -25,7 +25,7 @@ ELSEWHERE = {held.rule: held.test for held in tables.read() if held.rule} | {
     "log.retry": "test_warnings", "run.name": "test_warnings",
     "telemetry.coverage": "test_telemetry", "telemetry.reset": "test_telemetry", "telemetry.closed": "test_telemetry",
     **{f"checkpoint.{name}": "test_checkpoint" for name in ("ceiling", "cold", "storage")},
-    "stability.clock": "test_stability", "stability.rehearsal": "test_stability",
+    "stability.clock": "test_stability", "stability.rehearsal": "test_stability", "stability.retold": "test_stability",
     "text_to_image.unproven": "test_text_to_image", "text_generation.unproven": "test_text_generation",
     "text_generation.queued": "test_text_generation", "text_generation.usage": "test_text_generation",
     "text_generation.late": "test_text_generation",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -9,15 +10,16 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 pytest.importorskip("torch")
 
 from bench.stability import case, measured
-from kit.worker.stability import faults, journal, nodes
+from kit.worker.stability import faults, journal, nodes, supervisor
 from tests.conftest import ROOT
+from verify import events
 from verify.metrics import stability
 
 pytestmark = pytest.mark.torch
@@ -94,6 +96,52 @@ def test_a_torn_line_is_cut_off(tmp_path: Path) -> None:
     assert [line["step"] for line in own.read()] == [2]
 
 
+def test_a_line_behind_one_that_did_not_fit_is_read(tmp_path: Path) -> None:
+    """A disk that is full takes a part of a line; once there is room, the next line follows it at once."""
+    own, written = journal.Journal(tmp_path), 0
+    with faults.full_disk(on=True), contextlib.suppress(OSError):
+        while True:
+            own.write("step", step=written, detail='{"e":"step"}')
+            written += 1
+    assert not own.path.read_bytes().endswith(b"\n"), "a part of it"
+    own.write("crash", fault="storage", at_ns=1)
+    own.write("step", step=written)
+    assert [line.get("step", line["e"]) for line in own.read()] == [*range(written), "crash", written]
+
+
+def test_what_the_supervisor_cannot_write_is_told_once_and_in_order(tmp_path: Path) -> None:
+    """Else the next attempt could not tell it again."""
+    told: list[tuple[str, Any]] = []
+    session = supervisor.Session(
+        case(0, 1), tmp_path, cast("Any", None), 1, lambda kind, **fields: told.append((kind, fields.get("fault")))
+    )
+    with faults.full_disk(on=True):
+        with contextlib.suppress(OSError):
+            while True:
+                session.journal.write("saved", step=1)
+        session._note("crash", fault="storage", at_ns=1)
+        session._drain()
+        assert ("crash", "storage") not in told
+    session._note("end", at_ns=2)
+    session._drain()
+    assert [line for line in told if line[0] != "saved"] == [("session", None), ("crash", "storage"), ("end", None)]
+    again = [line["e"] for line in journal.Journal(tmp_path).read()]
+    assert again == [line[0] for line in told]
+
+
+def test_what_never_fits_is_told_at_the_end(tmp_path: Path) -> None:
+    told: list[str] = []
+    session = supervisor.Session(case(0, 1), tmp_path, cast("Any", None), 1, lambda kind, **_: told.append(kind))
+    with faults.full_disk(on=True):
+        with contextlib.suppress(OSError):
+            while True:
+                session.journal.write("saved", step=1)
+        session._note("crash", fault="storage", at_ns=1)
+        session._note("end", at_ns=2)
+        session._tell_rest()
+    assert told[-2:] == ["crash", "end"]
+
+
 def test_a_last_word_outlives_the_next_start(tmp_path: Path) -> None:
     slot = journal.Slot(tmp_path, 0)
     slot.begin(0)
@@ -120,6 +168,51 @@ def test_signs_of_an_earlier_boot_are_none_of_this_one(tmp_path: Path, monkeypat
     assert (node.seen(), node.words(3), node.stopped(3)) == ([], [], False)
     journal.Slot(tmp_path, 0).begin(0)
     assert [(seen.rank, seen.incarnation) for seen in node.seen()] == [(0, 0)]
+
+
+BOOT_S, BEGAN_S = 10**9, 5000  # on the wall, and since the boot before
+WALLS = {
+    "off for a minute": ([], 100 + 60, 160),
+    "the clock was set on by an hour": ([{"e": "clock_step", "at_ns": (BEGAN_S + 50) * 10**9, "step_ns": 3600 * 10**9}], 3600 + 160, 160),
+    "the clock was set back by an hour": (
+        [{"e": "clock_step", "at_ns": (BEGAN_S + 50) * 10**9, "step_ns": -3600 * 10**9}],
+        160 - 3600,
+        160,
+    ),
+    "a clock that begins in the past": ([], -86400, 100),
+}
+
+
+@pytest.mark.parametrize("name", WALLS)
+def test_time_over_a_reboot(name: str, tmp_path: Path) -> None:
+    """The wall clock tells, less what it was set by meanwhile, and never takes back what was recorded."""
+    stepped, wall_s, elapsed_s = WALLS[name]
+    own = journal.Journal(tmp_path)
+    at = {"at_ns": BEGAN_S * 10**9, "wall_ns": BOOT_S * 10**9, "elapsed_ns": 0}
+    own.write("session", session=1, attempt=1, boot_id="one", **at)
+    for line in [*stepped, {"e": "step", "step": 0, "begin_ns": (BEGAN_S + 99) * 10**9, "end_ns": (BEGAN_S + 100) * 10**9, "loss": 4.0}]:
+        own.write(line["e"], **{name: value for name, value in line.items() if name != "e"})
+    host = supervisor.Host(boot=lambda: "two", wall_ns=lambda: (BOOT_S + wall_s) * 10**9)
+    made = case(0, 1)
+    told: list[dict[str, Any]] = [{"e": "case_start", "case": made["id"], "suite": "stability", "attempt": 2, "rank": 0, "world_size": 1,
+                                   "wall_ns": 0, "monotonic_ns": 0}]  # fmt: skip
+    session = supervisor.Session(made, tmp_path, cast("Any", None), 2, lambda kind, **fields: told.append({"e": kind} | fields), host)
+    session._drain()
+    assert session.before_ns == elapsed_s * 10**9
+    kind = events.union(stability.EVENTS)
+    found = stability.measure(made, [(0, [events.parse(json.dumps(line | {"t": 0}).encode(), kind, "told") for line in told])])
+    assert [finding for finding in found.findings if finding.rule in {"stability.sessions", "stability.time"}] == []
+
+
+def test_a_session_that_was_cut_off_at_its_begin_is_no_second_crash(tmp_path: Path) -> None:
+    """Killed between the crash that it found and its own line."""
+    made, lines = case(0, 1), []
+    for attempt in (1, 2, 3):
+        supervisor.Session(made, tmp_path, cast("Any", None), attempt, lambda *_, **__: None)
+        lines = [json.loads(line) for line in (tmp_path / journal.JOURNAL).read_bytes().splitlines()]
+        if attempt == 2:
+            (tmp_path / journal.JOURNAL).write_text("".join(json.dumps(line) + "\n" for line in lines[:-1]), encoding="utf-8")
+    assert [(line["e"], line.get("attempt")) for line in lines] == [("session", 1), ("crash", None), ("session", 3)]
 
 
 ERRORS = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -12,9 +14,10 @@ import pytest
 from kit import plan, storage
 from kit.errors import KitError
 from tests.adversarial import stabilities as built
-from tests.adversarial.builder import Event
+from tests.adversarial.builder import WALL_NS, Event
 from tests.adversarial.stabilities import BOOT_NS, S
 from verify import profile, replay, stability_events
+from verify.files import Evidence
 from verify.metrics import stability
 from verify.scoring import formulas
 
@@ -60,11 +63,11 @@ def test_a_run_without_a_crash_is_fault_free_from_begin_to_end(tmp_path: Path) -
 
 def rebooted(boot: str, attempt: int = 2) -> list[Event]:
     """Ten steps, then the machine is off, or only the supervisor gone; another attempt goes on from step 8."""
-    made: list[Event] = [built.session(1, 1, BOOT_NS, 0, wall=1000 * S)]
+    made: list[Event] = [built.session(1, 1, BOOT_NS, 0, wall=WALL_NS - 15 * S)]
     at = built.life(made, 0, 0, BOOT_NS, 10)
     begin = BOOT_NS + 15 * S if boot == "b0" else 7 * S
     made.append(built.crash("supervisor" if boot == "b0" else "reboot", 0, begin))
-    made.append(built.session(2, attempt, begin, 15 * S, boot, wall=1015 * S))
+    made.append(built.session(2, attempt, begin, 15 * S, boot, wall=WALL_NS))
     at = built.life(made, 0, 8, begin, 24)
     made.append({"e": "end", "at_ns": at})
     return built.told(made)
@@ -72,13 +75,45 @@ def rebooted(boot: str, attempt: int = 2) -> list[Event]:
 
 def measured(made: list[Event], attempt: int) -> stability.Measured:
     """What verify makes of the events of that attempt."""
-    import json
-
     from verify import events
 
     kind = events.union(stability.EVENTS)
     made[0]["attempt"] = attempt
     return stability.measure(built.CASE, [(0, [events.parse(json.dumps(event).encode(), kind, "test") for event in made])])
+
+
+RETOLD: dict[str, tuple[Callable[[list[Event]], Any], set[str]]] = {
+    "as it was": (lambda _: None, set()),
+    "the end of it was lost with the power": (lambda e: e.pop(-1), set()),
+    "the journal lost its end": (
+        lambda e: e.append({**e[-1], "step": 10, "begin_ns": e[-1]["end_ns"], "end_ns": e[-1]["end_ns"] + S}),
+        set(),
+    ),
+    "a torn line behind the last": (lambda e: e.append({"e": "torn"}), set()),
+    "a loss that became better": (lambda e: built.of("step", e)[3].update(loss=9.0), {"stability.retold"}),
+    "a crash that is told no more": (lambda e: e.append({"t": 90} | built.crash("hang", 0, BOOT_NS + 13 * S)), {"stability.retold"}),
+    "nothing was recorded of ten steps": (lambda e: e.clear(), {"stability.retold"}),
+    "a session that began at another time": (lambda e: e[0].update(wall_ns=WALL_NS - 9 * S), {"stability.clock"}),
+}
+
+
+@pytest.mark.parametrize("name", RETOLD)
+def test_what_an_earlier_attempt_recorded_is_told_again(name: str, tmp_path: Path) -> None:
+    """The journal lies on the vendor's disk between two attempts; what the first recorded of it was bound then."""
+    change, rules = RETOLD[name]
+    made = rebooted("b1")
+    found = measured(made, 2)
+    first = [copy.deepcopy(event) for event in made[: made.index(built.of("crash", made)[0])]]
+    first[0] |= {"wall_ns": WALL_NS - 15 * S, "attempt": 1}
+    change(first)
+    folder = tmp_path / "cases" / built.STABILITY / "attempt-1"
+    folder.mkdir(parents=True)
+    lines = [json.dumps(event) + "\n" for event in first]
+    text = "".join(lines)
+    (folder / "events-00000.jsonl").write_text(text[:-5] if "torn" in text else text, encoding="utf-8")
+    evidence = Evidence(tmp_path)
+    case = built.CASE | {"hang_s": 1, "start_s": 1}
+    assert {finding.rule for finding in stability.kept(case, found, evidence, f"cases/{built.STABILITY}/attempt-2")} == rules
 
 
 @pytest.mark.parametrize("boot", ["b0", "b1"])
@@ -146,8 +181,6 @@ def test_losses_are_those_of_the_first_time() -> None:
 
 
 def test_every_fault_has_its_class_but_the_clock() -> None:
-    import json
-
     from tests.conftest import ROOT
 
     schema = json.loads((ROOT / "manifests/schemas/cases/stability.schema.json").read_text(encoding="utf-8"))

@@ -14,10 +14,13 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
+from verify import stability_events
 from verify.events import CaseStart, Environment, Event, Model, exact
+from verify.files import Evidence
 from verify.findings import Finding, error, warning
 from verify.metrics import Blocks, Case, Metric, Series, mean, over, points, unchanged
 from verify.plausibility import Traits
+from verify.stability_attempts import retold
 from verify.stability_events import ClockStep, Crash, End, Injected, Saved, Session, Start, Step
 from verify.step_events import Data
 
@@ -29,14 +32,19 @@ OF_SESSIONS = ("supervisor", "reboot")
 SEEN_AS = {"kill_rank": "process_end", "kill_all": "process_end", "kill_node": "process_end",
            "hang": "hang", "out_of_memory": "out_of_memory", "nan": "loss",
            "diverged": "loss", "device_error": "device_error", "full_disk": "storage", "kill_supervisor": "supervisor"}  # fmt: skip
+EARLY_NS = NS_PER_S  # two clocks of one host, read one after the other
 SILENCE_NS = 5 * NS_PER_S  # beyond the case's limit: the supervisor looks ten times a second, and ending ranks takes time
 
 RULES = {
     "stability.facts": "each start of the ranks tells environment, model (of the case) and data, the same throughout",
+    "stability.model": "the model has as many parameters as the case's file of it says",
     "stability.sessions": "sessions are numbered from 1, each of a later attempt, the last of the attempt that counts",
     "stability.time": "times of a session go forward, and steps take time and do not overlap",
     "stability.starts": "each start follows the end of the one before, which a crash with its class tells once",
     "stability.steps": "a start goes on from step 0 or from a checkpoint that was saved, and steps follow each other",
+    "stability.saved": "a checkpoint is told behind the last step, wherever one is due and before the next step",
+    "stability.told": "nothing is told before it happened: the events' own clock has come as far as the times that they tell",
+    "stability.retold": "what earlier attempts recorded is told again as it was, but for a tail",
     "stability.silence": "nothing lasts longer than the case's limits without a crash being told",
     "stability.loss": "losses are numbers below what the case calls diverged",
     "stability.duration": "the supervisor's end comes after the case's duration, and the training goes on until then",
@@ -46,7 +54,7 @@ RULES = {
     "stability.rehearsal": "no fault was put in on purpose (warning)",
 }
 
-EVENTS: tuple[type[Event], ...] = (Data, Session, Start, Step, Saved, Crash, ClockStep, Injected, End)
+EVENTS = stability_events.EVENTS
 
 
 @dataclass(slots=True)
@@ -57,6 +65,7 @@ class Life:
     start: Start
     steps: list[Step] = field(default_factory=list)
     ends_ns: list[int] = field(default_factory=list)
+    saved: int = -1  # the step that follows the last checkpoint
 
 
 @dataclass(slots=True)
@@ -65,6 +74,7 @@ class Measured:
 
     case: Case
     attempt: int = 0
+    told: list[Event] = field(default_factory=list)
     sessions: list[Session] = field(default_factory=list)
     offset_ns: int = 0
     lives: list[Life] = field(default_factory=list)
@@ -77,6 +87,9 @@ class Measured:
     ended_ns: int | None = None
     last_ns: int = 0
     heard_ns: int = 0
+    latest_ns: int = 0  # of the current session's own clock, as far as anything tells
+    stepped_ns: int = 0  # what the wall clock was set by in it
+    early: tuple[int, int] | None = None  # (time since the session's begin, t) of the first event in it that knew the future
     findings: list[Finding] = field(default_factory=list)
 
     def wrong(self, rule: str, expected: object, found: object) -> None:
@@ -100,11 +113,13 @@ def measure(case: Case, blocks: Blocks) -> Measured:
     """Go through the journal as it was told."""
     measured = Measured(case)
     for event in (event for _, events in blocks for event in events):
+        measured.told.append(event)
         _take(measured, event)
     return measured
 
 
 def _take(measured: Measured, event: Event) -> None:
+    _clock(measured, event)
     match event:
         case CaseStart():
             measured.attempt = event.attempt
@@ -117,18 +132,29 @@ def _take(measured: Measured, event: Event) -> None:
         case Step():
             _step(measured, event)
         case Saved():
-            measured.place(event.end_ns)
-            measured.heard_ns = measured.last_ns
-            measured.saved.add(event.step)
+            _saved(measured, event)
         case Crash():
             measured.crashes.append((len(measured.sessions), event))
         case ClockStep():
             measured.steps_clocks += 1
+            measured.stepped_ns += event.step_ns
         case Injected():
             measured.injected.append(event)
         case End():
             measured.ended_ns = measured.place(event.at_ns)
             _silence(measured, measured.ended_ns, measured.case["hang_s"] + measured.case["start_s"])
+
+
+def _clock(measured: Measured, event: Event) -> None:
+    """How far the session's clock has come; an event that is told before then cannot be true, as the case began before the session."""
+    at_ns = getattr(event, "end_ns", None) or getattr(event, "at_ns", None)
+    of_next = isinstance(event, Session) or (isinstance(event, Crash) and event.fault in OF_SESSIONS)
+    if at_ns is None or of_next or not measured.sessions:
+        return
+    measured.latest_ns = max(measured.latest_ns, at_ns)
+    passed_ns = at_ns - measured.sessions[-1].at_ns
+    if measured.early is None and passed_ns > event.t + EARLY_NS:
+        measured.early = passed_ns, event.t
 
 
 def _fact(measured: Measured, event: Environment | Model | Data) -> None:
@@ -142,12 +168,15 @@ def _fact(measured: Measured, event: Environment | Model | Data) -> None:
 
 
 def _session(measured: Measured, event: Session) -> None:
-    """Place the session: by the clock since boot within one boot, by the wall clock across a reboot."""
+    """Place the session: by the clock since boot within one boot, by the wall clock across a reboot.
+
+    What the wall clock was set by before is no time, and one that begins in the past takes nothing back.
+    """
     elapsed_ns = 0
     if measured.sessions:
         last = measured.sessions[-1]
-        gap_ns = event.at_ns - last.at_ns if event.boot_id == last.boot_id else event.wall_ns - last.wall_ns
-        elapsed_ns = last.elapsed_ns + max(0, gap_ns)
+        off_ns = max(event.wall_ns - last.wall_ns - measured.stepped_ns, measured.latest_ns - last.at_ns)
+        elapsed_ns = last.elapsed_ns + (event.at_ns - last.at_ns if event.boot_id == last.boot_id else off_ns)
         if event.attempt <= last.attempt:
             measured.wrong("sessions", f"an attempt behind {last.attempt}", event.attempt)
     if (event.session, event.elapsed_ns) != (len(measured.sessions) + 1, elapsed_ns):
@@ -155,6 +184,7 @@ def _session(measured: Measured, event: Session) -> None:
         measured.wrong("sessions", expected, f"session {event.session} after {event.elapsed_ns} ns")
     measured.offset_ns = event.elapsed_ns - event.at_ns
     measured.sessions.append(event)
+    measured.latest_ns, measured.stepped_ns, measured.early = event.at_ns, 0, None
     measured.heard_ns = measured.place(event.at_ns)
 
 
@@ -181,15 +211,36 @@ def _just_saved(measured: Measured, step: int) -> bool:
     return follows and step % int(measured.case["checkpoint_every"]) == 0
 
 
+def _saved(measured: Measured, event: Saved) -> None:
+    """Behind the last step of the same life; from there a start may go on."""
+    begin_ns, end_ns = measured.place(event.begin_ns), measured.place(event.end_ns)
+    number = _next(measured)
+    if event.step != number or end_ns < begin_ns:
+        measured.wrong("saved", f"a checkpoint before step {number}, of at least 0 ns", f"step {event.step}, {end_ns - begin_ns} ns")
+    measured.heard_ns = measured.last_ns
+    measured.saved.add(event.step)
+    if measured.lives:
+        measured.lives[-1].saved = event.step
+
+
+def _next(measured: Measured) -> int | None:
+    """The step that comes next in the life that goes on; None where none does."""
+    if not measured.lives or measured.lives[-1].session != len(measured.sessions):
+        return None
+    return measured.lives[-1].start.step + len(measured.lives[-1].steps)
+
+
 def _step(measured: Measured, event: Step) -> None:
     begin_ns, end_ns = measured.place(event.begin_ns), measured.place(event.end_ns)
-    if not measured.lives or measured.lives[-1].session != len(measured.sessions):
+    number = _next(measured)
+    if number is None:
         measured.wrong("starts", "a start before a step", f"step {event.step}")
         return
     life = measured.lives[-1]
-    number = life.start.step + len(life.steps)
     if event.step != number:
         measured.wrong("steps", f"step {number}", event.step)
+    if life.steps and number % measured.case["checkpoint_every"] == 0 and life.saved != number:
+        measured.wrong("saved", f"a checkpoint before step {number}", "none")
     if end_ns <= begin_ns:
         measured.wrong("time", "a step that takes time", f"step {event.step}")
     if not math.isfinite(event.loss) or not 0 <= event.loss <= measured.case["diverged_above"]:
@@ -218,6 +269,13 @@ def rules(case: Case, measured: Measured) -> Iterator[Finding]:
     found = {("model", *fact[2:]) if kind == "model" else (kind, fact[0]) for kind, fact in measured.facts if kind != "environment"}
     if found != expected or len(set(measured.facts)) != 3:
         yield error("stability.facts", where, f"the same facts throughout: {sorted(map(str, expected))}", sorted(map(str, found)))
+    named = case["model"].get("parameters")
+    counts = sorted({fact[0] for kind, fact in measured.facts if kind == "model"})
+    if named is not None and counts != [named]:
+        yield error("stability.model", where, f"{named} parameters", counts)
+    if measured.early is not None:
+        latest = f"at most {measured.early[1]} ns behind the session's begin, since it was recorded then"
+        yield error("stability.told", where, latest, f"{measured.early[0]} ns")
     if not measured.sessions or measured.sessions[-1].attempt != measured.attempt:
         yield error("stability.sessions", where, f"a last session of attempt {measured.attempt}", len(measured.sessions))
     yield from _check_starts(case, measured)
@@ -226,6 +284,11 @@ def rules(case: Case, measured: Measured) -> Iterator[Finding]:
     yield from _injections(case, measured)
     if measured.steps_clocks and not case["faults"]:
         yield warning("stability.clock", where, "no step of the wall clock", measured.steps_clocks)
+
+
+def kept(case: Case, measured: Measured, evidence: Evidence, folder: str) -> Iterator[Finding]:
+    """What is wrong with the story of earlier attempts, whose events are in files of their own."""
+    yield from retold(case, measured.told, evidence, folder, (case["hang_s"] + case["start_s"]) * NS_PER_S + SILENCE_NS)
 
 
 def _check_starts(case: Case, measured: Measured) -> Iterator[Finding]:

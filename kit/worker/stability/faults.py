@@ -21,6 +21,7 @@ SPECIFIC = ("out_of_memory", "loss", "storage", "device_error")  # a rank that s
 LAST_RANK = ("kill_rank", "kill_node", "hang", "out_of_memory", "device_error")  # one rank alone is hit
 WATCHED_BY = "CHIPASSAY_WATCHED_BY"  # process id of the one who started the agent: the supervisor, on other nodes a keeper
 SUPERVISED = ("clock_step", "kill_supervisor")  # done by the supervisor, at the first look behind that step
+OF_SESSIONS = ("supervisor", "reboot")  # told by the session that comes after
 LARGEST_FILE = 4096
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 JOURNAL = "journal.jsonl"
 STOP = "stop"
+BEGIN = b'{"e":'  # of a line, and nowhere else in it: within a text its quotes are escaped
 SLOT_BYTES, WORD_AT, WORD_BYTES, WORDS = 16384, 64, 1000, 16  # words of the last incarnations: a busy supervisor looks late
 FIELDS = struct.Struct("<QQQQ")  # process id, incarnation, time of the last sign of life, steps of this incarnation
 Line = dict[str, Any]
@@ -52,12 +53,12 @@ class Journal:
         os.truncate(self.path, data.rfind(b"\n") + 1)
 
     def read(self) -> Iterator[Line]:
-        """Whole lines that were not read yet."""
+        """Whole lines that were not read yet; the beginning of one that a full disk cut off may stand before another."""
         data = os.pread(self._handle, os.fstat(self._handle).st_size - self._at, self._at)
         end = data.rfind(b"\n") + 1
         self._at += end
         for line in data[:end].splitlines():
-            yield json.loads(line)
+            yield json.loads(line[line.rfind(BEGIN) :])
 
     def close(self) -> None:
         os.close(self._handle)

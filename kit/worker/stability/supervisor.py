@@ -6,6 +6,7 @@ decides the class, and turns the journal into events. It holds nothing that is n
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -43,6 +44,17 @@ class Host:
         return self.wall_ns() + self.offset_ns
 
 
+def _over_reboot(lines: list[dict[str, Any]], wall_ns: int) -> int:
+    """Nanoseconds from the begin of the session whose lines these are to a wall clock behind a reboot.
+
+    What the clock was set by while the session went on is no time; and a clock that begins in the past takes nothing back.
+    """
+    first, told = lines[0], [line for line in lines if line.get("fault") not in faults.OF_SESSIONS]
+    stepped = sum(line["step_ns"] for line in told if line["e"] == "clock_step")
+    latest = max(line[name] for line in told for name in ("at_ns", "end_ns") if name in line)
+    return int(max(wall_ns - first["wall_ns"] - stepped, latest - first["at_ns"]))
+
+
 @dataclass(slots=True)
 class Session:
     """One life of the supervisor."""
@@ -67,6 +79,7 @@ class Session:
     difference_ns: int = 0
     killed: int = 0
     synced: float = 0.0
+    unsaved: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # lines that the disk had no room for
 
     def __post_init__(self) -> None:
         known = (self.folder / JOURNAL).exists()
@@ -90,9 +103,10 @@ class Session:
         if earlier:
             last = earlier[-1]
             same = last["boot_id"] == boot
-            gap = self.begin_ns - last["at_ns"] if same else wall_ns - last["wall_ns"]
-            self.before_ns = last["elapsed_ns"] + max(0, gap)
-            self._note("crash", fault="supervisor" if same else "reboot", at_ns=self.begin_ns, incarnation=0, detail="started again")
+            gap = self.begin_ns - last["at_ns"] if same else _over_reboot(lines[lines.index(last) :], wall_ns)
+            self.before_ns = last["elapsed_ns"] + gap
+            if lines[-1].get("fault") not in faults.OF_SESSIONS:  # else one was cut off between these two lines
+                self._note("crash", fault="supervisor" if same else "reboot", at_ns=self.begin_ns, incarnation=0, detail="started again")
         self._note(
             "session", session=len(earlier) + 1, attempt=self.attempt, boot_id=boot, at_ns=self.begin_ns, wall_ns=wall_ns,
             elapsed_ns=self.before_ns,
@@ -111,14 +125,23 @@ class Session:
     # --- journal to events ----------------------------------------------------------------------------------------
 
     def _note(self, kind: str, /, **fields: Any) -> None:
-        """Write a line of the supervisor's own; where the disk is full it is told all the same."""
-        try:
-            self.journal.write(kind, **fields)
-            self.journal.sync()
-        except OSError:
-            self.emit(kind, **fields)
+        """A line of the supervisor's own. What does not fit on the disk waits: another attempt can only tell what the journal has."""
+        self.unsaved.append((kind, fields))
+        self._write_notes()
+
+    def _write_notes(self) -> None:
+        while self.unsaved:
+            kind, fields = self.unsaved[0]
+            try:
+                self.journal.write(kind, **fields)
+            except OSError:
+                return
+            self.unsaved.pop(0)
+            with contextlib.suppress(OSError):
+                self.journal.sync()
 
     def _drain(self) -> None:
+        self._write_notes()
         for line in self.journal.read():
             self._take(line)
         if time.monotonic() - self.synced > SYNC_S:
@@ -138,14 +161,23 @@ class Session:
         """Until it is over; GaveUp where restarts are used up."""
         self.killed = self.ranks.killed_for_memory()
         well = self._over()  # then nothing was left to do
-        while not well:
-            if self.ended > self.case["max_restarts"]:
-                raise GaveUp(f"{self.ended} starts of the ranks ended within one session, {self.case['max_restarts']} restarts are allowed")
-            well = self._life()
-        self.ranks.close()
+        try:
+            while not well:
+                if self.ended > self.case["max_restarts"]:
+                    limit = f"{self.case['max_restarts']} restarts are allowed"
+                    raise GaveUp(f"{self.ended} starts of the ranks ended within one session, {limit}")
+                well = self._life()
+            self.ranks.close()
+            self._drain()
+            self._note("end", at_ns=now())
+        finally:
+            self._tell_rest()
+
+    def _tell_rest(self) -> None:
+        """Everything that is known, whether or not it fitted."""
         self._drain()
-        self._note("end", at_ns=now())
-        self._drain()
+        for kind, fields in self.unsaved:
+            self.emit(kind, **fields)
 
     def _life(self) -> bool:
         """One life of torchrun's agent; where it restarts no ranks, to the first crash. Whether the ranks ended as they were told."""
