@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from kit.worker.checkpoint import direct, storage, store, torchfiles
+from kit.worker.checkpoint import storage, store, torchfiles
 
 STREAMS = (8, 16, 32)
 
@@ -42,25 +42,23 @@ def main(folder: Path, gb: float, turns: int) -> None:
         for streams in STREAMS:
             ours.unlink(missing_ok=True)
             _timed(f"ours, save, {streams} streams", turn, size, lambda streams=streams: torchfiles.save(state, ours, streams))
-            _timed(
-                f"ours, load to the host, {streams} streams",
-                turn,
-                size,
-                lambda streams=streams: torchfiles.load(ours, streams, past_cache=True),
-            )
-            parts = list(map(direct.flat, tensors))
-            _timed(
-                f"ours, into the device, {streams} streams", turn, size, lambda streams=streams, parts=parts: _read(ours, parts, streams)
-            )
+            for place in (torch.device("cpu"), here):
+                _timed(
+                    f"ours, load to {place.type}, {streams} streams",
+                    turn,
+                    size,
+                    lambda streams=streams, place=place: _load(ours, streams, place),
+                )
         ours.unlink()
         host = torch.rand(size // 4)
         _timed("from the host into the device", turn, size, lambda host=host: _into(host, here))
         del host
 
 
-def _read(path: Path, parts: list[torch.Tensor], streams: int) -> None:
-    """As many bytes of the file as the parts hold, from its beginning: headers are read as numbers, which is no matter here."""
-    direct.read(path, parts, streams, direct=True)
+def _load(path: Path, streams: int, place: torch.device) -> None:
+    torchfiles.load(path, streams, past_cache=True, device=place)
+    if place.type == "cuda":
+        torch.cuda.synchronize()
 
 
 def _torch_save(state: object, path: Path) -> None:

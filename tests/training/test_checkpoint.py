@@ -220,8 +220,8 @@ def test_a_file_of_ours_is_one_of_torch_save(past_cache: bool, tmp_path: Path) -
     with theirs.open("wb") as into:
         torch.save(value, into)
     assert torchfiles.save(value, file, 3) == file.stat().st_size == theirs.stat().st_size
-    ours = torchfiles.load(file, 3, past_cache=past_cache)
-    for found in (ours, torch.load(file, weights_only=False), torchfiles.load(theirs, 3, past_cache=past_cache)):
+    ours = torchfiles.load(file, 3, past_cache=past_cache, device=formats.HOST)
+    for found in (ours, torch.load(file, weights_only=False), torchfiles.load(theirs, 3, past_cache=past_cache, device=formats.HOST)):
         assert same(found, value)
     assert ours["view"].data_ptr() == ours["large"][5:].data_ptr()
     differing = sum(a != b for a, b in zip(file.read_bytes(), theirs.read_bytes(), strict=True))
@@ -233,7 +233,25 @@ def test_a_torn_file_is_told(tmp_path: Path) -> None:
     torchfiles.save(pickled(), file, 3)
     os.truncate(file, file.stat().st_size - 100)
     with pytest.raises((torchfiles.Damaged, RuntimeError)):
-        torchfiles.load(file, 3, past_cache=False)
+        torchfiles.load(file, 3, past_cache=False, device=formats.HOST)
+
+
+def test_a_device_without_room_for_a_second_copy_leaves_it_on_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small, asked, load = torch.device("cuda"), [], torchfiles.load
+    engine = SimpleNamespace(checkpoint_engine=None, device=small)
+
+    def full(path: Path, streams: int, *, past_cache: bool, device: torch.device) -> Any:
+        asked.append(device.type)
+        if device == small:
+            raise torch.OutOfMemoryError
+        return load(path, streams, past_cache=past_cache, device=device)
+
+    monkeypatch.setattr(torchfiles, "supported", lambda _: True)
+    monkeypatch.setattr(torchfiles, "load", full)
+    with formats._our_files(engine, past_cache=False):
+        engine.checkpoint_engine.save(pickled(), str(tmp_path / "f.pt"))
+        assert same(engine.checkpoint_engine.load(str(tmp_path / "f.pt")), pickled())
+    assert asked == ["cuda", "cpu"]
 
 
 def test_a_torch_that_leaves_no_room_writes_its_files_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

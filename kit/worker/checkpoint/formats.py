@@ -23,6 +23,7 @@ from .state import State, Tensors
 STREAMS = 8
 NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8"}
 TAG = "state"
+HOST = torch.device("cpu")
 
 
 @dataclass(slots=True)
@@ -167,6 +168,7 @@ class _Files:
 
     def __init__(self, engine: Any, past_cache: bool) -> None:
         self._library, self._past_cache = engine.checkpoint_engine, past_cache
+        self._device = engine.device
         self._ours = torchfiles.supported(engine.device)
         self.parts = Parts()
 
@@ -183,10 +185,12 @@ class _Files:
         self.parts.add("optimizer" if "optim_states" in Path(path).name else "model", begin_ns, Path(path).stat().st_size)
 
     def load(self, path: str, map_location: Any = None) -> Any:
-        """On the host, which DeepSpeed asks for with each of its files, to copy from there."""
-        if self._ours:
-            return torchfiles.load(Path(path), STREAMS, past_cache=self._past_cache)
-        return self._library.load(path, map_location=map_location)
+        """On the device, where a second copy of the tensors has room there; else on the host, as DeepSpeed asks. It copies from either."""
+        if not self._ours:
+            return self._library.load(path, map_location=map_location)
+        with contextlib.suppress(torch.OutOfMemoryError):
+            return torchfiles.load(Path(path), STREAMS, past_cache=self._past_cache, device=self._device)
+        return torchfiles.load(Path(path), STREAMS, past_cache=self._past_cache, device=HOST)
 
 
 @contextlib.contextmanager

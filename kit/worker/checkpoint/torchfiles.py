@@ -111,21 +111,24 @@ def _filling(size_bytes: int, waiting: list[torch.UntypedStorage]) -> torch.Tens
     return _bytes(storage)
 
 
-def load(path: Path, streams: int, *, past_cache: bool) -> Any:
-    """What torch.load(path, weights_only=False) gives, all tensors on the host; Damaged, EOFError or RuntimeError where it is not whole.
+def load(path: Path, streams: int, *, past_cache: bool, device: torch.device) -> Any:
+    """What torch.load(path, weights_only=False) gives; Damaged, EOFError or RuntimeError where the file is not whole.
 
+    What was on the host when it was saved is on the host again, all else on `device`: torch.OutOfMemoryError where that has no room for it.
     The file must be one that we wrote: it is unpickled.
     """
     entries = _entries(path)
     storages: list[torch.UntypedStorage] = []
 
-    def on_host(storage: torch.UntypedStorage, _: str) -> torch.UntypedStorage:
+    def placed(storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage:
+        if location != "cpu" and device.type != "cpu":
+            storage = torch.UntypedStorage(storage.nbytes(), device=device)
         if storage.nbytes():
             storages.append(storage)
         return storage
 
     with torch.serialization.skip_data():
-        value = torch.load(path, map_location=on_host, weights_only=False)
+        value = torch.load(path, map_location=placed, weights_only=False)
     if [size for _, size in entries] != [storage.nbytes() for storage in storages]:
         raise Damaged("its tensors are not those that its list of contents names")
     parts: list[torch.Tensor] = []
