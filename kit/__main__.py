@@ -2,6 +2,9 @@
 
 import sys
 
-from kit.cli import main
+from verify import missing
+
+with missing.told("kit"):
+    from kit.cli import main
 
 sys.exit(main())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import shlex
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,6 +50,11 @@ class Chip:
     def status(self) -> str:
         """How sure the least sure part is without which nothing runs."""
         return max((str(self.document[part]["status"]) for part in ("torch", "container")), key=STATUSES.index)
+
+    @property
+    def option(self) -> str:
+        """What a command needs beside `--chip` to find this one: ` --chips DIR`, or nothing."""
+        return f" --chips {shlex.quote(str(self.folder.parent))}" if self.folder.parent in _named() else ""
 
     @property
     def detection(self) -> dict[str, Any]:
@@ -144,7 +150,7 @@ def load(chip_id: str) -> Chip:
     """The chip of that id; KitError when there is none or its file does not fit the schema."""
     known = folders()
     if chip_id not in known:
-        raise KitError(f"unknown chip '{chip_id}'", next_step=closest(chip_id, known))
+        raise KitError(f"unknown chip '{chip_id}'", next_step=f"one in a folder of your own needs --chips DIR; {closest(chip_id, known)}")
     document = read_toml(known[chip_id] / "chip.toml", "chip")
     if document["id"] != chip_id:
         raise KitError(f"chip is named '{document['id']}'", where=str(known[chip_id]), next_step="name it as its folder")

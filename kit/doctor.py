@@ -111,7 +111,7 @@ def _card(item: host.Found, say: Say, language: str) -> Row:
         return "card", "no driver", text, say("no_node", nodes=", ".join(how["nodes"]))
     if "tool" in how and not item.tool:
         return "card", "no tool", text, say("no_tool", tool=how["tool"])
-    return "card", "ok", text, say("card_next", chip=item.chip.id)
+    return "card", "ok", text, say("card_next", chip=item.chip.id + item.chip.option)
 
 
 CHECKS: tuple[Callable[[Say], Row], ...] = (
@@ -156,7 +156,7 @@ def draft(name: str, folder: Path) -> Path:
     vendor, kind = devices[0].split()[1:] if devices else ("", "")
     pci = f'pci = {{ vendor = "{vendor[:4]}", classes = ["{kind[:4]}"] }}' if devices else '# pci = { vendor = "0000", classes = ["12"] }'
     text = Path(__file__).with_name("draft.toml").read_text(encoding="utf-8")
-    text = text.replace("NAME", name).replace("PCI_LINE", pci)
+    text = text.replace("VARIABLE", name.upper().replace("-", "_")).replace("NAME", name).replace("PCI_LINE", pci)
     check(tomllib.loads(text), "chip", "draft")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")

@@ -2,6 +2,9 @@
 
 import sys
 
-from verify.cli import main
+from verify import missing
+
+with missing.told("verify"):
+    from verify.cli import main
 
 sys.exit(main())

@@ -22,6 +22,7 @@ from verify.findings import Unchecked
 from verify.scoring.attach import attach
 
 DAYS = 365
+PASSED = "only an audit that passed is published: `kit lab audit RUN` comes first; if that failed, begin anew: `kit lab challenge`"
 
 
 def publish(lab: Path, run: Path, target: Path, keys: Sequence[Ed25519PrivateKey], source: str | None, supersedes: str | None) -> Path:
@@ -30,7 +31,7 @@ def publish(lab: Path, run: Path, target: Path, keys: Sequence[Ed25519PrivateKey
     if target.exists():
         raise KitError("folder of the result exists", where=str(target), next_step="name another; a result is never overwritten")
     with ledger.opened(lab, desk.lab, keys[0]) as book:
-        book.expect(desk.challenge.sha256, "Publication", "only an audit that passed is published")
+        book.expect(desk.challenge.sha256, "Publication", PASSED)
         _check(run, desk, trust, source)
         target.mkdir(parents=True)
         shutil.copytree(run, target / publication.RUN / run.name)

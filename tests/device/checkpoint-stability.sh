@@ -1,5 +1,5 @@
 #!/bin/sh
-# What five minutes on a card can say of checkpoints and stability, the most wanted first; each part is sealed and verified at once.
+# What minutes on a card can say of checkpoints and stability (14 at most), the most wanted first; each part is sealed and verified at once.
 #   sh tests/device/checkpoint-stability.sh OUT [DEVICE]
 # TINY=1 is the same with a small model, for a CPU: a rehearsal of the script itself. CHIPASSAY_CHECKPOINTS names the disk to measure.
 set -u

@@ -88,7 +88,7 @@ def test_dry_run_as_json_lists_every_case(tmp_path: Path) -> None:
 
 BAD = {
     ("kit", "run", "--plan", "smoek"): (2, "unknown plan 'smoek'; did you mean 'smoke'?"),
-    ("kit", "run", "--chip", "cpuu"): (2, "unknown chip 'cpuu'"),
+    ("kit", "run", "--chip", "cpuu"): (2, "unknown chip 'cpuu'; one in a folder of your own needs --chips DIR; did you mean 'cpu'?"),
     ("kit", "run", "--suite", "pretrian"): (2, "unknown suite 'pretrian' (plan smoke); did you mean 'pretrain'?"),
     ("kit", "run", "--case", "pretrain-x"): (2, "no case fits 'pretrain-x'"),
     ("kit", "run", "--out", "/proc/nowhere"): (3, "output folder cannot be made (/proc/nowhere)"),
@@ -167,3 +167,11 @@ def test_official_plan_needs_a_container(tmp_path: Path) -> None:
         )
         assert (done.returncode, isolation) == ({"auto": 3, "none": 2}[isolation], isolation), done.stderr
         assert list((tmp_path / "o").glob("*")) == []
+
+
+@pytest.mark.parametrize("program", ["kit", "verify"])
+def test_a_python_without_the_packages_is_told_what_to_install(program: str) -> None:
+    done = subprocess.run([sys.executable, "-S", "-m", program, "docs"], cwd=ROOT, text=True, capture_output=True, check=False)
+    assert done.returncode == 3
+    said = rf"{program}: package '\w+' is not installed; python3 -m pip install --require-hashes -r requirements/kit\.lock, in a venv, .*\n"
+    assert re.fullmatch(said, done.stderr)

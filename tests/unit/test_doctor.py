@@ -55,7 +55,7 @@ def test_card_with_everything(fake: chip.Chip, home: Path, monkeypatch: pytest.M
     (home / "fake-smi").chmod(0o755)
     at(monkeypatch, fakehost.make(home / "root", fake))
     [(_, state, found, following)] = cards()
-    assert (state, following) == ("ok", "python -m kit run --chip fake")
+    assert (state, following) == ("ok", f"python -m kit run --chip fake --chips {ROOT / 'tests/chips'}")
     assert "cards 0, 1; PCI 0000:1a:00.0, 0000:1b:00.0; nodes /dev/fakectl" in found
     assert "虚拟芯片：卡号 0, 1" in cards("zh")[0][2]
 
