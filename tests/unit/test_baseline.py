@@ -53,6 +53,34 @@ def test_a_pack_of_two_runs_and_a_run_against_it(tmp_path: Path, capsys: pytest.
     capsys.readouterr()
 
 
+def test_a_metric_may_be_negative_and_a_row_may_not(tmp_path: Path) -> None:
+    """Distances of pictures are; a pack that is made must be one that is read."""
+    main(["baseline", "make", str(builder.build(tmp_path)), "--name", "one", "--out", str(tmp_path)])
+    path = tmp_path / "one/baseline.json"
+    document = json.loads(path.read_text())
+    place = {"case": "pictures", "workload": "0" * 64, "suite": "text_to_image", "metric": "colour_distance"}
+    document["cells"] += [make._cell(place, [(Fraction(-1, 8), "1"), (Fraction(-3, 8), "1")])]
+    path.write_text(json.dumps(document))
+    found = baseline.read(path).case("0" * 64, "colour_distance")
+    assert found is not None
+    assert (found.value, found.spread["min"], found.spread["max"]) == (Fraction(-1, 4), "-0.375", "-0.125")
+    del document["cells"][-1]["case"], document["cells"][-1]["workload"], document["cells"][-1]["suite"]
+    document["cells"][-1] |= {"table": "pictures", "row": "one"}
+    assert violations(document, "baseline", "b", "b") != []
+
+
+def test_a_negative_baseline_gives_no_score(tmp_path: Path) -> None:
+    run = builder.build(tmp_path)
+    main(["baseline", "make", str(run), "--name", "one", "--out", str(tmp_path)])
+    path, result = tmp_path / "one/baseline.json", tmp_path / "r.json"
+    document = json.loads(path.read_text())
+    for cell in document["cells"]:
+        cell["value"] = f"-{cell['value']}" if cell["value"] != "0" and "case" in cell else cell["value"]
+    path.write_text(json.dumps(document))
+    assert verify([str(run), "--policy", "self", "--baseline", str(path), "--json", str(result)]) == 0
+    assert [case["score"] for case in json.loads(result.read_text())["cases"]] == [None, None]
+
+
 def test_a_run_against_itself_gives_one(tmp_path: Path) -> None:
     run = builder.build(tmp_path)
     main(["baseline", "make", str(run), "--name", "one", "--out", str(tmp_path)])

@@ -103,7 +103,7 @@ def _off_grid(profile: Profile, base: Baseline | None, case: Case) -> CaseScore:
     metric = named["metric"]
     cell = base.case(workload(case.fields), metric) if base else None
     measured = case.metrics.get(metric)
-    if cell is None or cell.value is None or not cell.value:
+    if cell is None or cell.value is None or cell.value <= 0:
         return CaseScore(case.id, metric, None, None, None)
     score = formulas.COMPARED[named["kind"]](measured.value, cell.value) if measured and measured.value else Fraction(0)
     return CaseScore(case.id, metric, cell.value, score, None)
