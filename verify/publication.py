@@ -32,6 +32,8 @@ def check(folder: Path, trust: Policy, at: datetime.datetime, source: str | Path
     """Check a published result: its parts, its audit, and that the statement binds just these."""
     if not folder.is_dir():
         raise Unchecked("no such result", where=str(folder), next_step="name the folder RESULT that was published")
+    if (folder / replay.ENVELOPE).exists() and not (folder / FILE).exists():
+        raise Unchecked("a run, and no published result", where=str(folder), next_step="python -m verify RUN")
     names, runs = set(os.listdir(folder)), os.listdir(folder / RUN) if (folder / RUN).is_dir() else []
     if names != set(TOP) or len(runs) != 1:
         outcome = audit.Outcome()

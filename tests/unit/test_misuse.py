@@ -55,6 +55,7 @@ VERIFY: dict[str, Said] = {
     "verify audit RUN folder --policy text": (2, "not a policy (text)"),
     "verify audit RUN folder --policy self --json RUN/x": (2, "--json would write into the sealed run"),
     "verify audit RUN folder --policy self --json folder/x": (2, "--json would write into the sealed run"),
+    "verify publication RUN --policy self": (2, "a run, and no published result (RUN); python -m verify RUN"),
     "verify publication folder --policy text": (2, "not a policy (text)"),
     "verify publication folder --policy self --json folder/x": (2, "--json would write into the sealed run"),
     "verify publication folder --policy self --status text": (2, "not a status list (text)"),
