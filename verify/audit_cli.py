@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -71,7 +72,16 @@ def run_publication(argv: Sequence[str], time: Callable[[str | None], datetime.d
     if options.status is not None and "publication" in outcome.sha256:
         status = publication.open_status(options.status, trust, at)
         outcome.add(publication.standing(status, outcome.sha256["publication"]))
-    return _show(outcome, options)
+    told = [_numbers(options.result, outcome, options.policy or policy.SELF)] if outcome.verdict != "refused" else []
+    return _show(outcome, options, told)
+
+
+def _numbers(result: Path, outcome: Outcome, source: str) -> str:
+    """What was recomputed, and the command that shows it."""
+    metrics, cases, scores = publication.counted(result)
+    run = shlex.join(["python", "-m", "verify", str(result / publication.RUN / outcome.run), "--policy", source])
+    numbers = f"{metrics} metrics of {cases} cases and {scores} scores of sections"
+    return f"recomputed from the events and equal to {publication.RESULT}: {numbers}; all of them: {run}"
 
 
 def _trust(options: argparse.Namespace, time: Callable[[str | None], datetime.datetime | None]) -> tuple[datetime.datetime, policy.Policy]:
@@ -92,16 +102,16 @@ def document(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _show(outcome: Outcome, options: argparse.Namespace) -> int:
+def _show(outcome: Outcome, options: argparse.Namespace, told: Sequence[str] = ()) -> int:
     text = json.dumps(document(outcome), indent=1, sort_keys=True)
     if options.json not in {None, given.STDOUT}:
         given.write(Path(options.json), text)
-    print(text if options.json == given.STDOUT else "\n".join(lines(outcome)), flush=True)
+    print(text if options.json == given.STDOUT else "\n".join(lines(outcome, told)), flush=True)
     return EXIT[outcome.verdict]
 
 
-def lines(outcome: Outcome) -> list[str]:
-    """What a person reads: the audit in short, findings, the verdict last."""
+def lines(outcome: Outcome, told: Sequence[str] = ()) -> list[str]:
+    """What a person reads: the audit in short, findings, what else is told, the verdict last."""
     shown = []
     if outcome.stated is not None:
         said = outcome.stated
@@ -122,4 +132,12 @@ def lines(outcome: Outcome) -> list[str]:
                 ]
         shown += said["reasons"]
     shown += [f"{finding.severity}: {finding}" for finding in outcome.findings]
-    return [*shown, f"verdict: {outcome.verdict}"]
+    return [*shown, *told, f"verdict: {outcome.verdict}", *_next(outcome)]
+
+
+def _next(outcome: Outcome) -> list[str]:
+    """Where only origin is open: how to close it."""
+    open_ends = {finding.rule for finding in outcome.findings} if outcome.verdict == "unchecked" else set()
+    if open_ends & {"origin.unchecked", "audit.partial"} != {"origin.unchecked"}:
+        return []
+    return ["next: --policy FILE, the trust policy that names lab and vendor; --policy self shows integrity alone, and no origin"]

@@ -79,6 +79,14 @@ def _recomputed(data: bytes, run: Path) -> Iterator[Finding]:
             yield error("publication.result", f"{RESULT}: {part}", "what the events give", "something else")
 
 
+def counted(folder: Path) -> tuple[int, int, int]:
+    """How many metrics, cases and scores of sections the result.json of a published result holds."""
+    document = loads(Evidence(folder).read(RESULT), RESULT)
+    parts = [part for section in document["sections"].values() for part in section.values()]
+    metrics = [len(case["metrics"]) for case in document["cases"]]
+    return sum(metrics), sum(count > 0 for count in metrics), sum(part["score"] is not None for part in parts)
+
+
 def open_status(path: Path, trust: Policy, at: datetime.datetime) -> dict[str, Any]:
     """The status list in a file; Refused where it was not signed by those who may, Unchecked where it has expired."""
     made = statements.open_statement(Evidence(path.parent).read(path.name), STATUS, trust, Moment(at), where=str(path))

@@ -205,6 +205,25 @@ def test_a_published_result_stands_alone(published: tuple[Office, Path, Path], t
     assert json.loads((Path(moved) / "result.json").read_text())["verdict"] == "verified"
 
 
+def test_a_published_result_says_what_was_recomputed_and_what_next(
+    published: tuple[Office, Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab, run, result = published
+    document = json.loads((result / "result.json").read_text())
+    metrics, cases = sum(len(case["metrics"]) for case in document["cases"]), len(document["cases"])
+    capsys.readouterr()
+    assert verify(result, lab.policy) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1] == "verdict: verified"
+    assert said[-2].startswith(f"recomputed from the events and equal to result.json: {metrics} metrics of {cases} cases and ")
+    assert said[-2].endswith(f"; all of them: python -m verify {result / 'run' / run.name} --policy {lab.policy}")
+    assert cli.main(["publication", str(result)]) == 2
+    assert capsys.readouterr().out.splitlines()[-1].startswith("next: --policy FILE")
+    (result / "result.json").write_text((result / "result.json").read_text().replace("16000", "17000"))
+    assert verify(result, "self") == 1
+    assert "recomputed" not in capsys.readouterr().out
+
+
 DAMAGE: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "another score": (
         "publication.result",
