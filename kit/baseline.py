@@ -10,7 +10,8 @@ from typing import Any
 from tabulate import tabulate
 
 from kit.errors import KitError
-from kit.files import write_atomic
+from kit.files import make_folder, write_atomic
+from verify import given
 from verify.findings import Unchecked
 from verify.profile import NAME
 from verify.replay import SUMS, replay
@@ -22,6 +23,10 @@ def create(runs: list[Path], name: str, out: Path, trust: str | None) -> int:
     """Write OUT/NAME/baseline.json from runs that verify; refuses the first that does not."""
     if NAME.fullmatch(name) is None:
         raise KitError("name of a baseline is not allowed", where=name, next_step="use small letters, digits, dots and hyphens")
+    try:
+        given.trust(trust)
+    except Unchecked as fault:
+        raise KitError(str(fault)) from None
     results = [_replayed(run, trust) for run in runs]
     if len({result.run["run"] for result in results}) != len(results):
         raise KitError("a run is named twice", next_step="name each run once")
@@ -30,7 +35,7 @@ def create(runs: list[Path], name: str, out: Path, trust: str | None) -> int:
     except Unchecked as fault:
         raise KitError(str(fault)) from None
     path = out / name / baseline.FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent, "folder of the baseline", "name a folder with --out DIR")
     write_atomic(path, _bytes(document))
     print(path)
     return 0

@@ -33,8 +33,9 @@ from kit import (
     witness,
 )
 from kit import report as reports
-from kit.errors import FAILED, KitError
+from kit.errors import FAILED, KitError, unusable
 from kit.lab import cli as lab
+from verify.findings import Refused, Unchecked
 
 
 class Parser(argparse.ArgumentParser):
@@ -301,11 +302,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         act: Callable[[argparse.Namespace], int] = args.act
         return act(args)
     except KitError as error:
-        print(f"kit: {error}", file=sys.stderr)
-        return error.exit_code
+        return _failed(error)
     except KeyboardInterrupt:
         print("kit: interrupted", file=sys.stderr)
         return FAILED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except Refused as bad:
+        return _failed(KitError("refused", why=str(bad), next_step="python -m verify RUN shows all that is wrong", exit_code=FAILED))
+    except Unchecked as stop:
+        return _failed(KitError(str(stop)))
+    except OSError as fault:
+        return _failed(unusable("file or folder cannot be used", fault, str(fault.filename or ""), "check its path and its mode"))
+
+
+def _failed(error: KitError) -> int:
+    print(f"kit: {error}", file=sys.stderr)
+    return error.exit_code

@@ -15,7 +15,7 @@ from tabulate import tabulate
 
 from kit import chip, engine, environment, host, image, keys, recipe
 from kit.errors import ENVIRONMENT, KitError
-from kit.files import cache_folder
+from kit.files import cache_folder, make_folder
 from kit.schema import check
 
 WANTED_FREE_BYTES = 8 * 2**30
@@ -150,7 +150,7 @@ def show(*, as_json: bool, language: str) -> int:
 def draft(name: str, folder: Path) -> Path:
     """Write a first chip.toml below `folder` from what is seen here: what nobody can see stands as a comment to fill in."""
     path = folder / name / "chip.toml"
-    if path.exists():
+    if path.exists() or name in chip.chips():
         raise KitError("chip is described already", where=str(path), next_step="edit it, or choose another name")
     devices = host.strangers()
     vendor, kind = devices[0].split()[1:] if devices else ("", "")
@@ -158,6 +158,6 @@ def draft(name: str, folder: Path) -> Path:
     text = Path(__file__).with_name("draft.toml").read_text(encoding="utf-8")
     text = text.replace("VARIABLE", name.upper().replace("-", "_")).replace("NAME", name).replace("PCI_LINE", pci)
     check(tomllib.loads(text), "chip", "draft")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent, "folder of the chip", "name a folder with --chips DIR")
     path.write_text(text, encoding="utf-8")
     return path

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+
 MISUSE = 2
 ENVIRONMENT = 3
 FAILED = 1
+PLACES = frozenset(
+    {errno.ENOENT, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP, errno.ENAMETOOLONG}
+)  # what the path of a command line can be blamed for
 
 
 class KitError(Exception):
@@ -27,3 +32,11 @@ class KitError(Exception):
         if self.next_step:
             line += f"; {self.next_step}"
         return " ".join(line.split())
+
+
+def unusable(what: str, fault: OSError, where: str, next_step: str = "") -> KitError:
+    """A file or folder that cannot be used: 2 where another path would do, 3 where the machine has no space or fails."""
+    blamed = fault.errno in PLACES
+    step = next_step if blamed and next_step else "name another place" if blamed else "free space, or name a place on another disk"
+    why = fault.strerror or str(fault)
+    return KitError(what, where=where, why=why, next_step=step, exit_code=MISUSE if blamed else ENVIRONMENT)

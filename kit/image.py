@@ -22,7 +22,7 @@ from docker.errors import ImageNotFound
 
 from kit import base, builder, chip, engine, imports, patches, patching, recipe, sbom, wheelhouse
 from kit.errors import ENVIRONMENT, FAILED, KitError
-from kit.files import cache_folder, sha256_file, write_atomic
+from kit.files import cache_folder, sha256_file, writable, write_atomic
 
 Say = Callable[[str], None]
 
@@ -271,7 +271,7 @@ def _do_pin(product: chip.Chip, _: Path | None) -> str:
 
 
 def _do_export(product: chip.Chip, path: Path | None) -> str:
-    target = _named(path)
+    target = writable(_named(path), "image", "name a tar file: python -m kit image export CHIP FILE")
     found = _known(product, engine.connect()) or build(product, _say)
     try:
         image = engine.connect().images.get(found.config)
@@ -342,5 +342,7 @@ ACTIONS = tuple(_DO)
 
 def act(action: str, chip_id: str, path: Path | None) -> int:
     """Do one action for a chip and print what came of it."""
+    if path is not None and action not in {"export", "import"}:
+        raise KitError(f"kit image {action} takes no file", where=str(path), next_step="leave it out")
     print(_DO[action](chip.load(chip_id), path))
     return 0

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from kit.errors import ENVIRONMENT, KitError
+from kit.errors import KitError, unusable
 
 KEY_NAME = "vendor.key.pem"
 PUBLIC_NAME = "vendor.pub.pem"
@@ -54,7 +54,7 @@ def write_private(path: Path) -> Path:
     except FileExistsError as error:
         raise KitError("a key exists already", where=str(path), next_step="choose another folder") from error
     except OSError as error:
-        raise KitError("key cannot be written", where=str(path), why=error.strerror or "", exit_code=ENVIRONMENT) from error
+        raise unusable("key cannot be written", error, str(path), "name another folder: python -m kit keygen DIR") from error
     with os.fdopen(handle, "wb") as file:
         file.write(pem)
         file.flush()
@@ -68,7 +68,7 @@ def _make_folder(folder: Path) -> None:
     except (FileExistsError, NotADirectoryError) as error:
         raise KitError("not a folder for keys", where=str(folder), why="a file is in its way", next_step="name a folder") from error
     except OSError as error:
-        raise KitError("key cannot be written", where=str(folder), why=error.strerror or "", exit_code=ENVIRONMENT) from error
+        raise unusable("key cannot be written", error, str(folder), "name another folder: python -m kit keygen DIR") from error
 
 
 def load(path: Path | None) -> Ed25519PrivateKey:
@@ -81,9 +81,10 @@ def load(path: Path | None) -> Ed25519PrivateKey:
         data = chosen.read_bytes()
     except OSError as error:
         raise KitError("key cannot be read", where=str(chosen), why=error.strerror or "", next_step="python -m kit keygen DIR") from error
+    key = _parse(data, chosen)
     if mode & 0o077:
         raise KitError(f"key file is open to others (mode {mode:04o})", where=str(chosen), next_step=f"chmod 600 {chosen}")
-    return _parse(data, chosen)
+    return key
 
 
 def _parse(data: bytes, path: Path) -> Ed25519PrivateKey:

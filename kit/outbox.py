@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kit.errors import KitError
-from kit.files import write_atomic
+from kit.files import make_folder, writable, write_atomic
 from verify import cosign, notes
 from verify.findings import Refused
 from verify.merkle import consistency_proof, leaf_hash
@@ -21,6 +21,12 @@ REQUEST = "add-checkpoint"
 ANSWER = "cosigned.txt"
 SIGNER = "signer.pub.pem"
 NOTE_END = b"==\n\n"
+
+
+def check(folder: Path) -> None:
+    """Make the folder of --witness, or KitError: what is wrong from the start is no fault of a share that comes and goes."""
+    step = "name a folder that the witness sees, too, or leave --witness out"
+    writable(make_folder(folder, "witness folder", step) / REQUEST, "witness folder", step)
 
 
 class Outbox:

@@ -9,8 +9,8 @@ from typing import BinaryIO
 
 import zstandard
 
-from kit.errors import ENVIRONMENT, FAILED, KitError
-from kit.files import sync_folder
+from kit.errors import FAILED, KitError, unusable
+from kit.files import sync_folder, writable
 from verify import archive, tree
 from verify.replay import TOP
 
@@ -24,7 +24,9 @@ def pack(run: Path, target: Path | None = None) -> Path:
         if not (run / name).exists():
             raise KitError("run is not sealed", where=str(run), why=f"{name} is missing", next_step=f"python -m kit seal {run}")
     files = _files(run)
-    path = target or run.resolve().with_name(run.resolve().name + archive.SUFFIX)
+    path = writable(target or run.resolve().with_name(run.resolve().name + archive.SUFFIX), "archive", "name a file with --out FILE")
+    if path.resolve().is_relative_to(run.resolve()):
+        raise KitError("archive would lie in the sealed run", where=str(path), next_step="name a file outside of it with --out FILE")
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as out:
@@ -33,7 +35,7 @@ def pack(run: Path, target: Path | None = None) -> Path:
         temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        raise KitError("archive cannot be written", where=str(path), why=error.strerror or "", exit_code=ENVIRONMENT) from error
+        raise unusable("archive cannot be written", error, str(path), "name another file with --out FILE") from error
     finally:
         temporary.unlink(missing_ok=True)
     return path

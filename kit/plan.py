@@ -80,7 +80,8 @@ def load(name_or_path: str) -> Plan:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise KitError("plan is not valid TOML", where=str(path), why=str(error), next_step="correct the file") from error
     except OSError as error:
-        raise KitError("plan cannot be read", where=str(path), why=error.strerror or str(error)) from error
+        step = "name a file that can be read, or a shipped plan"
+        raise KitError("plan cannot be read", where=str(path), why=error.strerror or str(error), next_step=step) from error
     return resolve(source, where=str(path))
 
 

@@ -36,9 +36,10 @@ from kit import (
     storage,
     telemetry,
 )
-from kit.errors import ENVIRONMENT, FAILED, KitError
+from kit.errors import ENVIRONMENT, FAILED, MISUSE, KitError
 from kit.files import write_atomic
 from verify.challenge import handed
+from verify.findings import Refused
 from verify.strict import canonical, loads
 
 DEFAULT_PLAN = "smoke"
@@ -145,11 +146,15 @@ def _session(options: Options, show: progress.Progress) -> Iterator[Session]:
         chip_id, wanted, numbers = _as_opened(run)
     else:
         resolved, chip_id, wanted, numbers = plan.load(options.plan), options.chip, options.isolation, options.cards
-        _check_out(options.out)
     asked = _asked(options, resolved, chip_id)
     product = chip.load(chip_id)
     chosen = launch.cards(product, numbers)
     missing = _missing(options, resolved, len(chosen) if product.detection else None)
+    storage.check()
+    if options.witness is not None:
+        outbox.check(options.witness)
+    if options.resume is None:
+        _check_out(options.out)
     runner = launch.choose(wanted, resolved, product, chosen, show.say)
     if any(case.get("nodes", 1) > 1 for case in resolved.cases):
         runner = nodes.NodesRunner(runner, options.site)
@@ -216,9 +221,14 @@ def _plan_file(run: Path) -> Path:
 
 def _as_opened(run: Path) -> tuple[str, str, tuple[int, ...]]:
     """Chip id, --isolation value and cards with which the run was opened: a run never changes them."""
-    facts = loads((run / "evidence/environment.json").read_bytes())
-    wanted = {"container": "container", "environment": "environment", "none": "none"}[facts["isolation"]["kind"]]
-    return facts["chip"]["id"], wanted, tuple(facts["chip"]["cards"])
+    path = run / "evidence/environment.json"
+    try:
+        facts = loads(path.read_bytes())
+        wanted = {"container": "container", "environment": "environment", "none": "none"}[facts["isolation"]["kind"]]
+        return facts["chip"]["id"], wanted, tuple(facts["chip"]["cards"])
+    except (OSError, Refused, KeyError, TypeError) as fault:
+        step = "go on with the version of the kit that opened the run, or start a new one"
+        raise KitError("run cannot go on", where=str(path), why=f"{type(fault).__name__}: {fault}", next_step=step) from None
 
 
 def _check_out(out: Path) -> None:
@@ -230,7 +240,7 @@ def _check_out(out: Path) -> None:
             where=str(out),
             why=error.strerror or "",
             next_step="choose another with --out",
-            exit_code=ENVIRONMENT,
+            exit_code=MISUSE if isinstance(error, FileExistsError | NotADirectoryError) else ENVIRONMENT,
         ) from error
     probe = out / f".probe-{os.getpid()}"
     try:

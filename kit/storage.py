@@ -13,6 +13,7 @@ from typing import Any
 
 from kit import environment
 from kit.errors import FAILED, KitError
+from kit.files import make_folder, writable
 from kit.grants import PLAIN_USER
 
 FOLDER = "CHIPASSAY_CHECKPOINTS"
@@ -56,6 +57,13 @@ def _products(shape: dict[str, Any]) -> int:
     hidden, kv = shape["hidden_size"], shape["hidden_size"] * shape.get("num_kv_heads", shape["num_heads"]) // shape["num_heads"]
     layer = 2 * hidden * hidden + 2 * hidden * kv + 2 * hidden * shape["ffn_size"]
     return int(shape["num_layers"] * layer + hidden * shape["vocab_size"])
+
+
+def check() -> None:
+    """Make the folder that --checkpoints or $CHIPASSAY_CHECKPOINTS names, or KitError: before a run is opened."""
+    if own := os.environ.get(FOLDER):
+        what, step = "folder for checkpoints", "name another with --checkpoints DIR"
+        writable(make_folder(Path(own), what, step) / ".probe", what, step)
 
 
 def prepare(case: dict[str, Any], attempt: Path) -> None:

@@ -10,13 +10,14 @@ import base64
 import copy
 import datetime
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from kit import keys, statements
 from kit.errors import FAILED, KitError
-from kit.files import write_atomic
+from kit.files import make_folder, write_atomic
 from verify import chain, envelope, policy
 from verify.findings import Refused, Unchecked
 from verify.strict import SAFE_INTEGER, canonical, loads
@@ -24,6 +25,8 @@ from verify.strict import SAFE_INTEGER, canonical, loads
 DRAFT = "draft.json"
 VALID_DAYS = 365
 LONGEST_DAYS = 3660
+MOST_ROOTS = 16
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")  # as policy.schema.json has it
 DEFAULT_RULES: dict[str, list[dict[str, Any]]] = {
     "challenge/v1": [{"kind": "lab", "threshold": 1}],
     "run-key/v1": [{"kind": "vendor", "threshold": 1}],
@@ -100,7 +103,11 @@ def _init(args: argparse.Namespace) -> int:
     _needed(args, "name")
     if (args.folder.exists() and any(args.folder.glob("*.dsse.json"))) or (args.folder / DRAFT).exists():
         raise KitError("there is a trust policy already", where=str(args.folder), next_step="change it with kit trust rotate")
-    args.folder.mkdir(parents=True, exist_ok=True)
+    if NAME.fullmatch(args.name) is None:
+        raise KitError("name of a trust policy is not allowed", where=args.name, next_step="use 1 to 64 small letters, digits and hyphens")
+    if not 1 <= args.threshold <= MOST_ROOTS:
+        raise KitError("--threshold is out of range", why=f"{args.threshold}", next_step=f"use 1 to {MOST_ROOTS}")
+    make_folder(args.folder, "folder of the trust policy", "name another DIR")
     document: Document = {
         "schemaVersion": 1,
         "name": args.name,
@@ -123,7 +130,8 @@ def _public(path: Path) -> envelope.PublicKey:
     try:
         return envelope.load_key(path.read_bytes(), str(path))
     except OSError as error:
-        raise KitError("public key cannot be read", where=str(path), why=error.strerror or "") from error
+        step = "name the PEM file of a public key with --public"
+        raise KitError("public key cannot be read", where=str(path), why=error.strerror or "", next_step=step) from error
 
 
 def _add(args: argparse.Namespace) -> int:

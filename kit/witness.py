@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from kit import keys, outbox
 from kit.errors import FAILED, KitError
-from kit.files import write_atomic
+from kit.files import make_folder, write_atomic
 from verify import cosign, heartbeat, notes
 from verify.envelope import load_key
 from verify.findings import Refused
@@ -59,7 +59,7 @@ class Witness:
         spki = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         self.key, self.public, self.state = key, public, state
         self.name = name or NAME + hashlib.sha256(spki).hexdigest()[:16]
-        state.mkdir(parents=True, exist_ok=True)
+        make_folder(state, "memory of the witness", "name a folder with --state")
 
     def serve(self, folder: Path) -> tuple[int, list[str]]:
         """Countersign every run's request in `folder` that may be; how many were, and why the others were not."""
@@ -184,6 +184,10 @@ def act(args: argparse.Namespace) -> int:
     if not args.folder.is_dir():
         raise KitError("witness folder does not exist", where=str(args.folder), next_step="name the folder of kit run --witness")
     if args.into is not None:
+        if args.key or args.state or args.watch or args.name:
+            raise KitError(
+                "--into fetches, and takes no --key, --state, --name or --watch", next_step="run the witness by itself, without --into"
+            )
         return _fetch(args.folder, args.into)
     if args.key is None or args.state is None:
         raise KitError("a witness needs --key and --state", next_step="or fetch cosignatures with --into RUN")

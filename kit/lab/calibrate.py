@@ -7,7 +7,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from kit.errors import FAILED, KitError
-from kit.files import write_atomic
+from kit.files import writable, write_atomic
 from kit.lab.issue import load_table
 from verify import calibration, labruns, tolerance
 from verify.labruns import Replayed
@@ -43,6 +43,7 @@ def calibrate(runs: Sequence[Path], base: str, target: Path) -> Path:
     """Replay at least five sealed runs of the same plan, chip and host, and write the table that they give."""
     if target.exists():
         raise KitError("file exists", where=str(target), next_step="name another; a table that a challenge names is never changed")
+    writable(target, "table", "name a file with --out FILE")
     if len(set(runs)) < calibration.LEAST:
         raise KitError(f"{len(set(runs))} runs are too few", where="kit lab calibrate", next_step=f"give at least {calibration.LEAST}")
     read = [labruns.replayed(run, run.name) for run in dict.fromkeys(runs)]

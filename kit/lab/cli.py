@@ -6,18 +6,19 @@ import argparse
 import dataclasses
 import datetime
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from kit import keys, progress, run, statements
-from kit.errors import FAILED, KitError
+from kit import chip, keys, progress, run, statements
+from kit.errors import FAILED, KitError, unusable
 from kit.files import write_atomic
 from kit.lab import calibrate, issue, publish, rerun
 from kit.lab.rerun import Task
-from verify import audit, policy
+from verify import audit, given, policy
 from verify.findings import Refused, Unchecked
 
 Add = Callable[[Any], None]
@@ -44,13 +45,17 @@ def _guarded(act: Callable[[argparse.Namespace], int], args: argparse.Namespace)
     try:
         return act(args)
     except Refused as bad:
-        raise KitError("refused", why=str(bad), exit_code=FAILED) from None
+        raise KitError("refused", why=str(bad), next_step="docs/audit.md says what its rules ask for", exit_code=FAILED) from None
     except Unchecked as stop:
         raise KitError(str(stop)) from None
 
 
 def _keys(args: argparse.Namespace) -> list[Ed25519PrivateKey]:
     return [keys.load(path) for path in args.key or [None]]
+
+
+def _chips(sub: Any) -> None:
+    sub.add_argument("--chips", type=Path, metavar="DIR", help=f"folder with more chips, as {chip.FOLDERS} names it")
 
 
 def _policy(sub: Any) -> None:
@@ -65,6 +70,7 @@ def _challenge(own: Any) -> None:
     sub = _sub(own, "challenge", _do_challenge, "ask a vendor for one run of one plan, and commit to a secret that will draw the sample")
     sub.add_argument("--plan", default=run.DEFAULT_PLAN, help="shipped plan or a file (default: %(default)s)")
     sub.add_argument("--chip", default=run.DEFAULT_CHIP, help="chip under test (default: %(default)s)")
+    _chips(sub)
     sub.add_argument("--vendor", required=True, metavar="PARTY", help="vendor that is asked, as the trust policy names it")
     sub.add_argument("--party", required=True, metavar="PARTY", help="your lab, as the trust policy names it")
     sub.add_argument("--tolerances", default="provisional", metavar="NAME|FILE", help="tolerance table (default: %(default)s)")
@@ -74,12 +80,35 @@ def _challenge(own: Any) -> None:
     sub.add_argument("--audit-days", type=_count, default=60, metavar="N", help="days after that for the audit (default: %(default)s)")
     sub.add_argument("--max-attempts", type=_count, default=3, metavar="N", help="attempts that a case may have (default: %(default)s)")
     sub.add_argument(
-        "--image", nargs="+", action="extend", default=[], metavar="DIGEST", help="config digests that are allowed (default: any)"
+        "--image",
+        nargs="+",
+        type=_like(r"sha256:[0-9a-f]{64}"),
+        action="extend",
+        default=[],
+        metavar="DIGEST",
+        help="config digests that are allowed (default: any)",
     )
     sub.add_argument(
-        "--kit", nargs="+", action="extend", default=[], metavar="DIGEST", help="kit tree digests that are allowed (default: any)"
+        "--kit",
+        nargs="+",
+        type=_like(r"[0-9a-f]{64}"),
+        action="extend",
+        default=[],
+        metavar="DIGEST",
+        help="kit tree digests that are allowed (default: any)",
     )
     _policy(sub)
+
+
+def _like(pattern: str) -> Callable[[str], str]:
+    """A type of option: text that fits the pattern."""
+
+    def fits(text: str) -> str:
+        if re.fullmatch(pattern, text) is None:
+            raise argparse.ArgumentTypeError(f"'{text}' is no digest: {pattern}")
+        return text
+
+    return fits
 
 
 def _count(text: str) -> int:
@@ -128,6 +157,7 @@ def _audit(own: Any) -> None:
     _run(sub)
     _policy(sub)
     sub.add_argument("--choose", nargs="+", action="extend", default=[], metavar="CASE", help="more cases, listed apart, never in the mean")
+    _chips(sub)
     sub.add_argument("--isolation", choices=("auto", "container", "none"), default="auto", help="where cases run (default: %(default)s)")
 
 
@@ -165,13 +195,14 @@ def _sign(own: Any) -> None:
 
 
 def _do_sign(args: argparse.Namespace) -> int:
+    given.sealed(args.statement, "signed statement", "name a *.dsse.json, as the lab's commands write it")
     try:
         data = args.statement.read_bytes()
         for key in _keys(args):
             data = statements.add_signature(data, key, str(args.statement))
         write_atomic(args.statement, data)
     except OSError as error:
-        raise KitError("statement cannot be signed", where=str(args.statement), why=error.strerror or "") from error
+        raise unusable("statement cannot be signed", error, str(args.statement), "make its folder one that you may write") from error
     print(args.statement)
     return 0
 
@@ -181,7 +212,9 @@ def _publish(own: Any) -> None:
     _run(sub)
     _policy(sub)
     sub.add_argument("--out", type=Path, required=True, metavar="RESULT", help="folder to make")
-    sub.add_argument("--supersedes", metavar="DIGEST", help="payload digest of the publication that this one replaces")
+    sub.add_argument(
+        "--supersedes", type=_like(r"[0-9a-f]{64}"), metavar="DIGEST", help="payload digest of the publication that this one replaces"
+    )
 
 
 def _do_publish(args: argparse.Namespace) -> int:
@@ -214,6 +247,10 @@ def _status(own: Any) -> None:
 
 
 def _do_status(args: argparse.Namespace) -> int:
+    if args.check is not None and args.write is not None:
+        raise KitError("--check reads a list and --write makes one", next_step="give one of them")
+    if args.check is None and args.at is not None:
+        raise KitError("--at is the time of --check", next_step="add --check FILE, or leave --at out")
     if args.check is not None:
         shown = publish.check_status(args.check, args.policy, _time(args.at))
     else:

@@ -6,6 +6,7 @@ import datetime
 import fnmatch
 import hashlib
 import secrets
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from kit import chip as chips
 from kit import plan as plans
 from kit.errors import FAILED, KitError
-from kit.files import write_atomic
+from kit.files import make_folder, write_atomic
 from kit.lab import ledger, office
 from kit.lab.office import Desk
 from kit.schema import closest
@@ -52,6 +54,8 @@ class Ask:
 def challenge(ask: Ask, key: Ed25519PrivateKey) -> Desk:
     """Issue a challenge: commit to a new secret, sign, log."""
     trust, resolved = office.trusted(ask.policy), plans.load(ask.plan)
+    _check_parties(ask, trust, keyid(key.public_key()))
+    chips.load(ask.chip)
     table = load_table(ask.tolerances)
     members = [Member(str(case["id"]), str(case["suite"])) for case in resolved.cases]
     secret, nonce = secrets.token_bytes(sample.SECRET_BYTES), secrets.token_hex(16)
@@ -60,20 +64,42 @@ def challenge(ask: Ask, key: Ed25519PrivateKey) -> Desk:
         "revealCommit": {"sha256": sample.commitment(secret)},
         "tolerances": {"sha256": hashlib.sha256(table).hexdigest()},
     }
+    make_folder(ask.folder, "the lab's folder", "name another with --folder DIR")
     work = ask.folder / f".new-{nonce[:8]}"
+    try:
+        _write(work, resolved, table, secret, key)
+        path = work / "audit" / audit.FILES["challenge"]
+        digest = office.issue(path, audit.KINDS["challenge"], {"plan.json": resolved.sha256()}, predicate, [key])
+        _check(Desk(work, office.read_own(path, audit.KINDS["challenge"])), members, table)
+        with ledger.opened(ask.folder, ask.party, key) as book:
+            work.rename(ask.folder / digest[: office.NAMED])
+            book.append("challenge", digest, nonce_sha256=hashlib.sha256(bytes.fromhex(nonce)).hexdigest())
+    finally:
+        shutil.rmtree(work, ignore_errors=True)  # where it still is: a secret that no challenge commits to is of no use
+    return office.desk(ask.folder, digest)
+
+
+def _write(work: Path, resolved: plans.Plan, table: bytes, secret: bytes, key: Ed25519PrivateKey) -> None:
+    """What a challenge rests on, beside where it will lie."""
     (work / "audit").mkdir(parents=True, mode=0o700)
     office.write_secret(work / office.SECRET, secret)
     write_atomic(work / "plan.json", resolved.to_bytes())
     write_atomic(work / "audit" / audit.TABLE, table)
     office.write_public(work / "audit", key)
-    digest = office.issue(
-        work / "audit" / audit.FILES["challenge"], audit.KINDS["challenge"], {"plan.json": resolved.sha256()}, predicate, [key]
-    )
-    _check(Desk(work, office.read_own(work / "audit" / audit.FILES["challenge"], audit.KINDS["challenge"])), members, table)
-    with ledger.opened(ask.folder, ask.party, key) as book:
-        work.rename(ask.folder / digest[: office.NAMED])
-        book.append("challenge", digest, nonce_sha256=hashlib.sha256(bytes.fromhex(nonce)).hexdigest())
-    return office.desk(ask.folder, digest)
+
+
+def _check_parties(ask: Ask, trust: policy.Policy, own: str) -> None:
+    """KitError where no run could ever answer: the parties are one, or not those of the policy, or the key is not the lab's."""
+    if ask.vendor == ask.party:
+        raise KitError("vendor and lab are one party", where=ask.vendor, next_step="name two: --vendor PARTY --party PARTY")
+    if trust.name == policy.SELF:
+        return
+    for option, name, kind in (("--vendor", ask.vendor, "vendor"), ("--party", ask.party, "lab")):
+        known = sorted({named.party for named in trust.keys.values() if named.kind == kind})
+        if name not in known:
+            raise KitError(f"{option} is no {kind} of policy {trust.name}", where=name, next_step=closest(name, known))
+    if own not in trust.keys or trust.keys[own].party != ask.party:
+        raise KitError(f"key is not one of {ask.party} by policy {trust.name}", where=own, next_step="name the lab's own with --key PEM")
 
 
 def _predicate(ask: Ask, trust: policy.Policy, members: Sequence[Member]) -> dict[str, Any]:
@@ -99,11 +125,15 @@ def strata(asked: Sequence[str], members: Sequence[Member]) -> list[dict[str, An
     made: list[dict[str, Any]] = []
     rest = {member.suite: DEFAULT_K for member in members}
     taken: set[str] = set()
+    named: set[str] = set()
     for text in asked:
         name, _, number = text.rpartition("=")
         suite, _, glob = name.partition(":")
         if suite not in rest or not number.isdecimal() or int(number) < 1:
             raise KitError(f"'{text}' is not SUITE=K or SUITE:GLOB=K", where="--k", next_step=closest(suite, rest))
+        if name in named:
+            raise KitError(f"'{name}' has two sizes", where="--k", next_step="give each suite and each stratum once")
+        named.add(name)
         if not glob:
             rest[suite] = int(number)
             continue
@@ -161,7 +191,8 @@ def _proof(token: Path, run: Path, folder: Path) -> dict[str, str]:
     try:
         data = token.read_bytes()
     except OSError as fault:
-        raise KitError("time stamp cannot be read", where=str(token), why=fault.strerror or "") from fault
+        step = "name the answer of the time stamping authority with --timestamp"
+        raise KitError("time stamp cannot be read", where=str(token), why=fault.strerror or "", next_step=step) from fault
     if len(data) > timestamp.MAX_BYTES or not timestamp.speaks_of(data, (run / replay.ENVELOPE).read_bytes()):
         step = "openssl ts -query -data RUN/run.dsse.json -sha256 -cert, answered by the time stamping authority"
         raise KitError(
@@ -183,7 +214,13 @@ def _verified(run: Path, made: Desk, trust: policy.Policy, source: str | None, o
     if not faults:
         faults += [*challenged.run_faults(made.challenge, stated), *challenged.evidence_faults(made.challenge, stated, run, table)]
     if trust.name != policy.SELF and outcome.run.get("origin") != made.challenge.predicate["vendor"]:
-        raise KitError("run is not the vendor's", where=str(run), why=f"signed by {outcome.run.get('origin')}", exit_code=FAILED)
+        raise KitError(
+            "run is not the vendor's",
+            where=str(run),
+            why=f"signed by {outcome.run.get('origin')}",
+            next_step="ask the vendor for the run that it signed itself",
+            exit_code=FAILED,
+        )
     if faults:
         raise KitError(
             "run is refused, no receipt is given",

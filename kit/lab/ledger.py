@@ -42,7 +42,7 @@ class Writer:
                 "the lab's ledger does not hold together",
                 where=str(self.folder),
                 why=str(faults[0]),
-                next_step="restore it from a copy; a ledger is never mended by hand",
+                next_step="sign with the lab's own --key; if it is, restore the ledger from a copy: it is never mended by hand",
                 exit_code=FAILED,
             )
 

@@ -18,7 +18,7 @@ from kit import statements
 from kit.errors import FAILED, KitError
 from kit.files import sync_folder, write_atomic
 from kit.keys import public_pem
-from verify import audit, chain, envelope, ledger, policy
+from verify import audit, chain, envelope, given, ledger, policy
 from verify import statements as reader
 from verify.files import Evidence
 from verify.findings import Refused
@@ -136,6 +136,7 @@ def trusted(source: str | None) -> policy.Policy:
     """The trust policy of --policy: a file, or `self` for an exercise without one."""
     if source is None:
         raise KitError("no trust policy", next_step="name it with --policy FILE; --policy self shows how an audit goes, and proves nothing")
+    given.trust(source)
     return chain.load(source, now())
 
 

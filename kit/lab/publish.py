@@ -13,10 +13,10 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from kit.errors import FAILED, KitError
-from kit.files import write_atomic
+from kit.files import make_folder, writable, write_atomic
 from kit.lab import ledger, office
 from kit.lab.office import Desk
-from verify import audit, chain, policy, publication, replay
+from verify import audit, chain, given, policy, publication, replay
 from verify import ledger as reader
 from verify.findings import Unchecked
 from verify.scoring.attach import attach
@@ -33,19 +33,30 @@ def publish(lab: Path, run: Path, target: Path, keys: Sequence[Ed25519PrivateKey
     with ledger.opened(lab, desk.lab, keys[0]) as book:
         book.expect(desk.challenge.sha256, "Publication", PASSED)
         _check(run, desk, trust, source)
-        target.mkdir(parents=True)
-        shutil.copytree(run, target / publication.RUN / run.name)
-        shutil.copytree(desk.audit, target / publication.AUDIT)
-        result = replay.replay(run, source, None, policy.parse_time(desk.read("receipt").predicate["received"]))
-        attach(result)
-        data = (json.dumps(result.document(), indent=1, sort_keys=True) + "\n").encode()
-        write_atomic(target / publication.RESULT, data)
-        predicate = _predicate(desk, run, trust, supersedes)
-        subject = {publication.RESULT: hashlib.sha256(data).hexdigest()}
-        signed = office.issue(target / publication.FILE, publication.KIND, subject, predicate, list(keys))
-        shutil.copy(target / publication.FILE, desk.folder / publication.FILE)
-        book.append("publication", desk.challenge.sha256, sha256=signed)
+        make_folder(target, "folder of the result", "name another with --out RESULT")
+        try:
+            data = _fill(target, run, desk, source)
+            predicate = _predicate(desk, run, trust, supersedes)
+            subject = {publication.RESULT: hashlib.sha256(data).hexdigest()}
+            signed = office.issue(target / publication.FILE, publication.KIND, subject, predicate, list(keys))
+            shutil.copy(target / publication.FILE, desk.folder / publication.FILE)
+            book.append("publication", desk.challenge.sha256, sha256=signed)
+        except BaseException:
+            if book.state(desk.challenge.sha256) != "published":  # half a result is none, and would stand in the way of the next try
+                shutil.rmtree(target, ignore_errors=True)
+            raise
     return target
+
+
+def _fill(target: Path, run: Path, desk: Desk, source: str | None) -> bytes:
+    """Copy run and audit into the folder of the result, and write its result.json, whose bytes are returned."""
+    shutil.copytree(run, target / publication.RUN / run.name)
+    shutil.copytree(desk.audit, target / publication.AUDIT)
+    result = replay.replay(run, source, None, policy.parse_time(desk.read("receipt").predicate["received"]))
+    attach(result)
+    data = (json.dumps(result.document(), indent=1, sort_keys=True) + "\n").encode()
+    write_atomic(target / publication.RESULT, data)
+    return data
 
 
 def _check(run: Path, desk: Desk, trust: policy.Policy, source: str | None) -> None:
@@ -124,6 +135,7 @@ def rows(lab: Path) -> list[dict[str, str]]:
 
 def status(lab: Path, target: Path, keys: Sequence[Ed25519PrivateKey], source: str | None, days: int) -> Path:
     """Write the signed status list: its version only grows, and it expires."""
+    writable(target, "status list", "name a file with --write FILE")
     trust, listed = office.trusted(source), rows(lab)
     if not listed:
         raise KitError("no challenge was issued yet", where=str(lab), next_step="python -m kit lab challenge --help")
@@ -155,10 +167,10 @@ def _standing(lab: Path, row: dict[str, str]) -> dict[str, Any]:
 
 def check_status(path: Path, source: str | None, at: datetime.datetime) -> dict[str, Any]:
     """The status list in a file, signed by those who may and not expired at `at`; Unchecked where it is stale."""
-    trust = chain.load(source, at)
-    if not path.is_file():
-        raise KitError("status list cannot be read", where=str(path), why="no such file", next_step="get it from the lab")
     try:
+        given.trust(source)
+        trust = chain.load(source, at)
+        given.sealed(path, "status list", "get it from the lab")
         return publication.open_status(path, trust, at)
     except Unchecked as stop:
         raise KitError(str(stop)) from None

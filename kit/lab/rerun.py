@@ -40,6 +40,7 @@ class Task:
     resume: Path | None
 
 
+CHOSEN = "chosen.json"
 Execute = Callable[[Task, Callable[[Path], None]], Path]
 Say = Callable[[str], None]
 
@@ -56,6 +57,7 @@ def perform(
         if vendor.findings:
             raise KitError("run is refused", where=str(run), why=str(vendor.findings[0]), exit_code=FAILED)
         facts = _facts(desk, vendor, _chosen(desk, chosen))
+        _fix(desk, facts.chosen)
         (desk.audit / audit.RUNS).mkdir(exist_ok=True)
         while (wanted := rerun.due(facts)) is not None:
             say(f"audit: {wanted.purpose} run {wanted.repeat} over {len(wanted.cases)} cases")
@@ -76,13 +78,17 @@ def _next(state: str) -> str:
 
 def _chosen(desk: Desk, asked: Sequence[str]) -> tuple[str, ...]:
     """Cases by choice: fixed by the first call, since later ones only go on with it."""
-    path = desk.folder / "chosen.json"
-    if not path.exists():
-        write_atomic(path, canonical(list(asked)))
-    fixed = tuple(office.json_of(path))
+    path = desk.folder / CHOSEN
+    fixed = tuple(office.json_of(path)) if path.exists() else tuple(asked)
     if asked and tuple(asked) != fixed:
         raise KitError("cases by choice were fixed before", where=str(path), why=", ".join(fixed) or "none", next_step="leave out --choose")
     return fixed
+
+
+def _fix(desk: Desk, chosen: tuple[str, ...]) -> None:
+    """Keep what was chosen, once it is known to be possible: a slip of the pen must not stand in the audit's way for good."""
+    if not (desk.folder / CHOSEN).exists():
+        write_atomic(desk.folder / CHOSEN, canonical(list(chosen)))
 
 
 def _facts(desk: Desk, vendor: Replayed, chosen: tuple[str, ...]) -> Facts:
@@ -92,7 +98,8 @@ def _facts(desk: Desk, vendor: Replayed, chosen: tuple[str, ...]) -> Facts:
     known = {member.id for member in facts.done}
     for name in chosen:
         if name not in known or name in facts.drawn or chosen.count(name) > 1:
-            raise KitError(f"case '{name}' cannot be chosen", where="--choose", why="it is not done, in the sample, or named twice")
+            why, step = "it is not done, in the sample, or named twice", "choose among the other cases of the run, or leave --choose out"
+            raise KitError(f"case '{name}' cannot be chosen", where="--choose", why=why, next_step=step)
     return replace(facts, runs=tuple(_ended(desk)))
 
 

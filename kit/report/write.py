@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit.errors import ENVIRONMENT, KitError
-from kit.files import write_atomic
+from kit.errors import KitError
+from kit.files import make_folder, write_atomic
 from kit.report import body, compare, docx, html, pdf
 from kit.report.blocks import Page
 from kit.report.source import Source, read, with_papers
@@ -30,6 +30,8 @@ class Wanted:
 
 def write(results: list[Path], wanted: Wanted) -> list[Path]:
     """report*.html, .pdf, .docx of the first run; compare*.html where there are several; returns the paths."""
+    if wanted.out.exists() and not wanted.out.is_dir():
+        raise KitError("output folder is a file", where=str(wanted.out), next_step="name a folder with --out DIR")
     if wanted.template and not wanted.template.is_file():
         raise KitError("template does not exist", where=str(wanted.template), next_step="name a DOCX file")
     sources = [read(path) for path in results]
@@ -37,15 +39,14 @@ def write(results: list[Path], wanted: Wanted) -> list[Path]:
     if first is None:
         raise KitError("no run to report on", why="only baselines were named", next_step="name a RUN too, or: kit baseline diff A B")
     sources[first] = with_papers(sources[first], wanted.introduction, wanted.audit)
-    try:
-        wanted.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        where = str(wanted.out)
-        raise KitError("output folder cannot be made", where=where, why=error.strerror or "", exit_code=ENVIRONMENT) from error
-    return list(_files(sources, sources[first], wanted))
+    made = list(_files(sources, sources[first], wanted))
+    make_folder(wanted.out, "output folder", "name a folder with --out DIR")
+    for path, data in made:
+        write_atomic(path, data)
+    return [path for path, _ in made]
 
 
-def _files(sources: list[Source], reported: Source, wanted: Wanted) -> Iterator[Path]:
+def _files(sources: list[Source], reported: Source, wanted: Wanted) -> Iterator[tuple[Path, bytes]]:
     for language in wanted.languages:
         words = load(language)
         ending = "" if language == "en" else f"_{language}"
@@ -56,11 +57,6 @@ def _files(sources: list[Source], reported: Source, wanted: Wanted) -> Iterator[
             "docx": lambda page: docx.render(page, reported, wanted.template),
         }
         for name in wanted.formats:
-            yield _write(wanted.out / f"report{ending}.{name}", makers[name](page))
+            yield wanted.out / f"report{ending}.{name}", makers[name](page)
         if len(sources) > 1:
-            yield _write(wanted.out / f"compare{ending}.html", html.render(compare.page(sources, words)).encode())
-
-
-def _write(path: Path, data: bytes) -> Path:
-    write_atomic(path, data)
-    return path
+            yield wanted.out / f"compare{ending}.html", html.render(compare.page(sources, words)).encode()

@@ -87,8 +87,40 @@ def test_a_challenge_takes_one_run(lab: Office) -> None:
 
 def test_vendor_and_lab_do_not_share_a_key(lab: Office) -> None:
     lab.keys = (trust.key("ann"), trust.key("leo"))
+    with pytest.raises(KitError, match=r"key is not one of lab-a.*--key PEM"):
+        lab.challenge()
+    lab.policy = Path(policy.SELF)
     with pytest.raises(KitError, match="sign with one key"):
         lab.receipt(run_for(lab))
+
+
+WRONG_CHALLENGES: dict[str, tuple[dict[str, Any], str]] = {
+    "vendor and lab are one": ({"vendor": "lab-a"}, "vendor and lab are one party"),
+    "a vendor that nobody knows": ({"vendor": "acne"}, r"--vendor is no vendor of policy tests 1 \(acne\); did you mean 'acme'"),
+    "a vendor as the lab": ({"party": "rival"}, "--party is no lab of policy"),
+    "another lab's party": ({"party": "lab-b"}, "key is not one of lab-b"),
+    "a chip that nobody describes": ({"chip": "cpuu"}, "unknown chip 'cpuu'.*--chips DIR; did you mean 'cpu'"),
+    "a suite named twice": ({"strata": ("pretrain=2", "pretrain=3")}, "'pretrain' has two sizes"),
+    "a digest that is none": ({"images": ("x",)}, "does not match"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_CHALLENGES)
+def test_a_challenge_that_nobody_could_answer_leaves_nothing(name: str, lab: Office) -> None:
+    changes, said = WRONG_CHALLENGES[name]
+    with pytest.raises(KitError, match=said):
+        lab.challenge(**changes)
+    assert list(lab.lab.rglob("*")) == []
+
+
+def test_a_ledger_of_another_key_leaves_no_secret(lab: Office) -> None:
+    lab.challenge()
+    before = sorted(lab.lab.rglob("*"))
+    lab.keys = (trust.key("leo"), trust.key("lea"))
+    lab.policy = Path(policy.SELF)
+    with pytest.raises(KitError, match=r"does not hold together.*own --key"):
+        lab.challenge()
+    assert sorted(lab.lab.rglob("*")) == before
 
 
 class Stopped(Exception):
@@ -168,10 +200,21 @@ def test_cases_by_choice_are_fixed_by_the_first_call(lab: Office) -> None:
     run = run_for(lab)
     lab.receipt(run)
     drawn = lab.reveal(run)
-    with pytest.raises(KitError, match="cannot be chosen"):
-        lab.audit(run, (drawn[0],))
+    others = [name for name in audits.CASES if name not in drawn]
+    for bad in ((drawn[0],), ("nope",), (others[0], others[0])):
+        with pytest.raises(KitError, match=r"cannot be chosen.*choose among"):
+            lab.audit(run, bad)
+
+    def crash(*_: object) -> Path:
+        raise Stopped
+
+    lab.execute = crash  # type: ignore[method-assign]
+    with pytest.raises(Stopped):
+        lab.audit(run, (others[0],))
     with pytest.raises(KitError, match="fixed before"):
-        lab.audit(run, (next(name for name in audits.CASES if name not in drawn),))
+        lab.audit(run, (others[1],))
+    with pytest.raises(Stopped):
+        lab.audit(run)
 
 
 def test_strata_on_the_command_line() -> None:
@@ -309,7 +352,7 @@ BAD: dict[tuple[str, ...], tuple[int, str]] = {
     ("withdraw", "abc", "--reason", "x"): (2, "no single challenge 'abc'"),
     ("status", "--check", "nothing.json", "--policy", "self"): (2, "status list cannot be read"),
     ("status", "--at", "noon", "--check", "x"): (2, "--at is not a time"),
-    ("sign", "nothing.json"): (2, "cannot be signed"),
+    ("sign", "nothing.json"): (2, "signed statement cannot be read"),
 }
 
 

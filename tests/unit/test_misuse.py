@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 from pathlib import Path
+from unittest import mock
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 import kit.cli
 import verify.cli
+from kit import chip, storage
 from tests.adversarial import builder, trust
 from tests.conftest import ROOT
+from verify.findings import Refused, Unchecked
 
 MAIN = {"kit": kit.cli.main, "verify": verify.cli.main}
 Said = tuple[int, str]
@@ -22,12 +28,17 @@ def place(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     top = home / "place"
     top.mkdir()
     builder.build(top).rename(top / "RUN")
+    (top / "key.pem").write_bytes(trust.key("lea").private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    (top / "key.pem").chmod(0o600)
     trust.write(top / "trust", trust.seal(trust.document()))
     (top / "folder").mkdir()
     (top / "empty").touch()
+    os.mkfifo(top / "fifo")
     (top / "text").write_text("# README\n", encoding="utf-8")
     (top / "list.json").write_text("[]", encoding="utf-8")
     monkeypatch.chdir(top)
+    for name in (chip.FOLDERS, storage.FOLDER):
+        monkeypatch.setenv(name, "")  # options set them
     return top
 
 
@@ -63,6 +74,50 @@ VERIFY: dict[str, Said] = {
 }
 
 
+KIT: dict[str, Said] = {
+    "kit run --isolation none --key key.pem --out text": (2, "output folder cannot be made (text)"),
+    "kit run --isolation none --key key.pem --witness text": (2, "witness folder cannot be made (text)"),
+    "kit run --isolation none --key key.pem --witness text/x": (2, "witness folder cannot be made (text/x)"),
+    "kit run --isolation none --key key.pem --witness /proc/nowhere": (2, "witness folder cannot be made (/proc/nowhere)"),
+    "kit run --isolation none --key key.pem --checkpoints text": (2, "folder for checkpoints cannot be made (text)"),
+    "kit run --isolation none --key text": (2, "key is not an unencrypted PKCS#8 PEM (text)"),
+    "kit run --key key.pem --resume RUN": (2, "run cannot go on (RUN/evidence/environment.json): KeyError: 'cards'"),
+    "kit seal folder": (2, "not a run directory (folder)"),
+    "kit pack RUN --out folder": (2, "archive cannot be written (folder): it is a folder"),
+    "kit pack RUN --out nowhere/x": (2, "archive cannot be written (nowhere/x): its folder does not exist"),
+    "kit pack RUN --out text/x": (2, "archive cannot be written (text/x)"),
+    "kit pack RUN --out /proc/nowhere": (2, "archive cannot be written (/proc/nowhere)"),
+    "kit pack RUN --out fifo": (2, "archive cannot be written (fifo): it is no plain file, and would be replaced"),
+    "kit pack RUN --out RUN/x": (2, "archive would lie in the sealed run"),
+    "kit keygen text": (2, "not a folder for keys (text)"),
+    "kit keygen /proc/nowhere": (2, "key cannot be written (/proc/nowhere)"),
+    "kit doctor --draft-chip mine --chips text": (2, "folder of chips does not exist (text)"),
+    "kit doctor --draft-chip cpu --chips folder": (2, "chip is described already (folder/cpu/chip.toml)"),
+    "kit image export cpu folder": (2, "image cannot be written (folder): it is a folder"),
+    "kit image export cpu nowhere/x": (2, "image cannot be written (nowhere/x): its folder does not exist"),
+    "kit image build cpu text": (2, "kit image build takes no file (text)"),
+    "kit baseline make RUN --name x --out text": (2, "folder of the baseline cannot be made (text/x)"),
+    "kit baseline make RUN --name x --policy text": (2, "not a policy (text)"),
+    "kit report RUN --format html --out text": (2, "output folder is a file (text)"),
+    "kit report RUN --format html --out text/x": (2, "output folder cannot be made (text/x)"),
+    "kit report RUN --format html docx --out new --template text": (2, "template cannot be filled (text)"),
+    "kit trust init text --name x": (2, "folder of the trust policy cannot be made (text)"),
+    "kit trust init new --name X!": (2, "name of a trust policy is not allowed (X!)"),
+    "kit trust init new --name x --threshold 0": (2, "--threshold is out of range: 0"),
+    "kit witness folder --key key.pem --state text": (2, "memory of the witness cannot be made (text)"),
+    "kit witness folder --into RUN --watch": (2, "--into fetches, and takes no"),
+    "kit lab challenge --vendor a --party b --policy self --key key.pem --folder text": (2, "the lab's folder cannot be made (text)"),
+    "kit lab challenge --vendor a --party b --policy self --key key.pem --image x": (2, "'x' is no digest"),
+    "kit lab challenge --vendor a --party b --policy text --key key.pem": (2, "not a policy (text)"),
+    "kit lab sign text --key key.pem": (2, "not a signed statement (text)"),
+    "kit lab status --write folder --policy self --key key.pem": (2, "status list cannot be written (folder)"),
+    "kit lab status --check text --policy self": (2, "not a status list (text)"),
+    "kit lab status --check text --write x": (2, "--check reads a list and --write makes one"),
+    "kit lab status --at 2026-01-31T12:00:00Z": (2, "--at is the time of --check"),
+    "kit lab calibrate RUN --out nowhere/x": (2, "table cannot be written (nowhere/x)"),
+}
+
+
 def misused(command: str, expected: Said, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     program, *argv = command.split()
     before = everything(place)
@@ -82,3 +137,22 @@ def test_verify_says_what_next(command: str, place: Path, capsys: pytest.Capture
 def test_the_shell_check_says_how_it_is_used(args: tuple[str, ...], place: Path) -> None:
     done = subprocess.run(["sh", str(ROOT / "docs/check.sh"), *args], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (2, "usage: sh docs/check.sh RUN [PUBLIC_KEY.pem]\n")
+
+
+@pytest.mark.parametrize("command", KIT)
+def test_the_kit_says_what_next(command: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    misused(command, KIT[command], place, capsys)
+
+
+def test_what_nobody_foresaw_is_one_line_too(place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fails below a command, a damaged file that it comes upon."""
+    faults: dict[Exception, Said] = {
+        OSError(errno.EACCES, "Permission denied", "folder/x"): (2, "file or folder cannot be used (folder/x): Permission denied; check"),
+        OSError(errno.ENOSPC, "No space left on device"): (3, "No space left on device; free space"),
+        Refused("json.syntax", "x", "JSON", "text"): (1, "refused: json.syntax (x)"),
+        Unchecked("could not", next_step="try again"): (2, "could not; try again"),
+    }
+    for fault, expected in faults.items():
+        with monkeypatch.context() as patched:
+            patched.setattr("kit.pack.pack", mock.Mock(side_effect=fault))
+            misused("kit pack RUN", expected, place, capsys)
