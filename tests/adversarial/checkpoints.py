@@ -114,9 +114,44 @@ def less_written(bench: Bench) -> None:
             event["optimizer_bytes"] = 2000
 
 
+def smaller_model(bench: Bench) -> None:
+    """A thousand parameters in a case whose file names seven billion."""
+    with_case(bench)
+    for case in (bench.plan.document["cases"][-1], bench.handed[CHECKPOINT]["case"]):
+        case["model"]["parameters"] = 7_321_948_160
+
+
+def not_trained(bench: Bench) -> None:
+    """The state of the first round saved again."""
+    with_case(bench)
+    for events in bench.events[CHECKPOINT].values():
+        for number in range(3):
+            of("content", events)[3 + number]["tensors"] = of("content", events)[number]["tensors"]
+
+
+def more_written(events: list[Event]) -> None:
+    """Bytes that no file holds make a better pace."""
+    for event in of("save", events):
+        event["optimizer_bytes"] += 10**6
+
+
+def looked_at_afterwards(events: list[Event]) -> None:
+    """The page cache as it was behind the load."""
+    cache, load = of("cache", events)[0], of("load", events)[0]
+    events.remove(cache)
+    events.insert(events.index(load) + 1, cache | {"t": load["t"]})
+
+
+add("checkpoint.model", "sealed", "a millionth of the model", smaller_model)
+add("checkpoint.content", "sealed", "one state saved in every round", not_trained)
 add("checkpoint.cards", "sealed", "two ranks on one card", fewer_cards)
 add("checkpoint.size", "sealed", "the optimizer's moments left out", less_written)
 against("size", "files smaller than the state", lambda e: of("cache", e)[0].update(size_bytes=100, resident_bytes=0))
+against("size", "bytes that no file holds", more_written)
+against("raw", "the cold load's pages read before", lambda e: of("cache", e)[0].update(way="read"))
+against("time", "a page cache looked at after the load", looked_at_afterwards)
+against("time", "a load from before the steps", lambda e: of("load", e)[0].update(begin_ns=of("next_step", e)[1]["t"] - 1))
+against("next_step", "one checkpoint told as that of another step", lambda e: of("save", e)[1].update(step=3))
 against("facts", "no word of the storage", lambda e: e.remove(of("storage", e)[0]))
 against("facts", "another model than the other rank's", lambda e: of("model", e)[0].update(parameters=10))
 against("facts", "another text", lambda e: of("data", e)[0].update(source="other.txt"))

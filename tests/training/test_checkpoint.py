@@ -172,7 +172,7 @@ def test_too_little_room_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "stage"), [("deepspeed", 1), ("distributed", 1), ("safetensors", 3)])
 def test_two_ranks_save_and_load(name: str, stage: int, tmp_path: Path) -> None:
-    case = built.CASE | {"checkpoint_format": name, "zero_stage": stage, "rounds": 1}
+    case = built.CASE | {"checkpoint_format": name, "zero_stage": stage, "rounds": 2}
     folder = tmp_path / "evidence/cases/checkpoint-x/attempt-1"
     folder.mkdir(parents=True)
     handed = {"case": case, "attempt": 1}

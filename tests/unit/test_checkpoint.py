@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 from collections.abc import Callable
 from fractions import Fraction
@@ -15,7 +16,7 @@ from kit import environment, storage
 from kit.errors import FAILED, KitError
 from tests.adversarial import checkpoints as built
 from tests.adversarial.builder import Event
-from verify import profile, replay
+from verify import events, profile, replay
 from verify.metrics import checkpoint
 from verify.scoring import formulas
 
@@ -55,6 +56,8 @@ def large(events: list[Event]) -> None:
     """As if the checkpoint had two gigabytes: faster than the disk of the same round."""
     for save in built.of("save", events):
         save["optimizer_bytes"] = 2 * 10**9
+    for cache in built.of("cache", events):
+        cache["size_bytes"] = 3 * 10**9
 
 
 WARNED: dict[str, tuple[str, Callable[[list[Event]], Any]]] = {
@@ -70,6 +73,19 @@ def test_finding_without_refusal(name: str, tmp_path: Path) -> None:
     outcome = replayed(tmp_path, change)
     assert outcome.verdict == "verified"
     assert {(finding.rule, finding.severity) for finding in outcome.findings} == {(rule, "warning")}
+
+
+@pytest.mark.parametrize(("raw_bytes", "rules"), [(9 * 2**21 + 5, set()), (2**25, {"checkpoint.raw"})])
+def test_the_raw_file_has_whole_blocks(raw_bytes: int, rules: set[str]) -> None:
+    """The worker's are of 2 MiB: a plan may ask for 18 MiB and some bytes."""
+    case = built.CASE | {"raw_bytes": raw_bytes}
+    size = raw_bytes // 2**21 * 2**21 if not rules else built.RAW
+    made = [(rank, built.events(rank)) for rank in range(2)]
+    for event in built.of("ceiling", made[0][1]):
+        event["size_bytes"] = size
+    kind = events.union(checkpoint.EVENTS)
+    blocks = [(rank, [events.parse(json.dumps(event).encode(), kind, "test") for event in lines]) for rank, lines in made]
+    assert {finding.rule for finding in checkpoint.rules(case, checkpoint.measure(case, blocks))} == rules
 
 
 def test_a_cache_of_one_per_cent_is_cold(tmp_path: Path) -> None:

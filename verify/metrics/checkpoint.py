@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any
 
-from verify.events import Environment, Event, Model, Natural, Positive, Sha256
+from verify import checkpoint_events, fabric
+from verify.checkpoint_events import Cache, Ceiling, Content, Load, NextStep, Save, Storage
+from verify.events import Environment, Event, Model
 from verify.findings import Finding, error, warning
 from verify.metrics import Blocks, Case, Metric, mean, over, unchanged
 from verify.plausibility import Traits
@@ -26,6 +28,7 @@ COLD_SHARE = Fraction(1, 100)  # of the checkpoint's bytes; more in the page cac
 CEILING_SHARE = Fraction(5, 4)  # of the raw pace of the same round: shared disks breathe, a page cache is ten times faster
 JUDGED_BYTES = 2**30  # below, a disk that breathes says little of its pace
 MODEL_BYTES = {"float32": 4, "bfloat16": 2}
+RAW_BLOCK = 2**24  # more than any worker's block
 OPTIMIZER_BYTES = 12  # a parameter: master copy and two moments in float32
 STAGES = ("cold", "warm")
 FACTS = ("Data", "Environment", "Model", "Storage")
@@ -33,92 +36,20 @@ FACTS = ("Data", "Environment", "Model", "Storage")
 RULES = {
     "checkpoint.cards": "one rank for each card",
     "checkpoint.facts": "each rank records environment, model (of the case), data and storage, once each, the same model and data",
+    "checkpoint.model": "the model has as many parameters as the case's file of it says",
     "checkpoint.rounds": "in each round and rank: content, save, two steps, a cold and a warm load, each with content and two steps",
-    "checkpoint.time": "a save or load begins after the one before ended, and its parts lie within it",
-    "checkpoint.size": "all ranks together write at least every parameter, its master copy and its two moments",
-    "checkpoint.content": "each tensor has the same digest after each load as before the save",
+    "checkpoint.time": "whatever takes time begins after all that was told before, its parts lie within it, and a round keeps its order",
+    "checkpoint.size": "all ranks together write at least every parameter, its master copy and its two moments, and files hold it all",
+    "checkpoint.content": "each tensor has the same digest after each load as before the save, and not all are those of the round before",
     "checkpoint.next_step": "the steps after each load have the losses of the training that was not stopped, the same on every rank",
-    "checkpoint.raw": "the disk's own pace is measured in each round, by rank 0 at least, with the case's number of bytes",
+    "checkpoint.raw": "in each round the first rank of each node measures the disk's pace by the case's bytes and sees to the page cache",
     "checkpoint.storage": "checkpoints lie on a disk, not in memory (warning)",
     "checkpoint.cold": "before the cold load no more than 1 % of the checkpoint is in the page cache (warning)",
     "checkpoint.ceiling": "saves and cold loads of a gigabyte or more are at most a quarter faster than the raw disk (warning)",
 }
 
 
-class Storage(Event, frozen=True, tag="storage"):
-    """The place that checkpoints lie in; `needed_bytes` is what was estimated before the first save."""
-
-    file_system: str
-    device: str
-    device_model: str | None
-    rotational: bool | None
-    size_bytes: Natural
-    free_bytes: Natural
-    needed_bytes: Natural
-
-
-class Content(Event, frozen=True, tag="content"):
-    """Digests of this rank's tensors by name: before the save, after the cold load, after the warm one."""
-
-    round: Natural
-    stage: Literal["saved", "cold", "warm"]
-    size_bytes: Positive
-    tensors: dict[str, Sha256]
-
-
-class Ceiling(Event, frozen=True, tag="ceiling"):
-    """A raw file written to the disk, or read from it, by one rank of a node in blocks; `direct` is past the page cache."""
-
-    round: Natural
-    kind: Literal["write", "read"]
-    begin_ns: Natural
-    size_bytes: Positive
-    streams: Positive
-    direct: bool
-
-
-class Save(Event, frozen=True, tag="save"):
-    """A save: this rank's share was on the disk at `written_ns`, that of all ranks under its name at `t`."""
-
-    round: Natural
-    step: Natural
-    begin_ns: Natural
-    written_ns: Natural
-    model_ns: Natural
-    optimizer_ns: Natural
-    model_bytes: Natural
-    optimizer_bytes: Natural
-
-
-class Cache(Event, frozen=True, tag="cache"):
-    """What of the checkpoint was in the page cache before a load, and what had been done about it."""
-
-    round: Natural
-    stage: Literal["cold", "warm"]
-    way: Literal["fadvise", "drop_caches", "read"]
-    resident_bytes: Natural
-    size_bytes: Positive
-
-
-class Load(Event, frozen=True, tag="load"):
-    """A load: this rank had read everything at `read_ns`, all ranks were ready to step at `t`."""
-
-    round: Natural
-    stage: Literal["cold", "warm"]
-    begin_ns: Natural
-    read_ns: Natural
-
-
-class NextStep(Event, frozen=True, tag="next_step"):
-    """A step behind the checkpoint: of the training that was not stopped (`saved`), or after a load."""
-
-    round: Natural
-    stage: Literal["saved", "cold", "warm"]
-    step: Natural
-    loss: float
-
-
-EVENTS: tuple[type[Event], ...] = (Data, Storage, Content, Ceiling, Save, Cache, Load, NextStep)
+EVENTS = checkpoint_events.EVENTS
 Round = tuple[int, int]  # rank and number
 
 
@@ -137,10 +68,10 @@ class Measured:
     contents: dict[Round, dict[str, Content]] = field(default_factory=dict)
     ceilings: dict[int, dict[str, list[tuple[int, Ceiling]]]] = field(default_factory=dict)
     saves: dict[Round, Save] = field(default_factory=dict)
-    caches: dict[int, dict[str, list[Cache]]] = field(default_factory=dict)
+    caches: dict[int, dict[str, list[tuple[int, Cache]]]] = field(default_factory=dict)
     loads: dict[Round, dict[str, Load]] = field(default_factory=dict)
     steps: dict[Round, list[NextStep]] = field(default_factory=dict)
-    spans: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    spans: dict[int, list[tuple[int | None, int]]] = field(default_factory=dict)  # begin, and end; what takes no time has no begin
     findings: list[Finding] = field(default_factory=list)
 
 
@@ -159,6 +90,7 @@ def measure(case: Case, blocks: Blocks) -> Measured:
 
 
 def _take(measured: Measured, rank: int, event: Event) -> None:
+    measured.spans.setdefault(rank, []).append((getattr(event, "begin_ns", None), event.t))
     match event:
         case Environment() | Model() | Data() | Storage():
             _fact(measured, rank, event)
@@ -176,9 +108,8 @@ def _take(measured: Measured, rank: int, event: Event) -> None:
             measured.steps.setdefault((rank, event.round), []).append(event)
         case Ceiling():
             measured.ceilings.setdefault(event.round, {}).setdefault(event.kind, []).append((rank, event))
-            measured.spans.setdefault(rank, []).append((event.begin_ns, event.t))
         case Cache():
-            measured.caches.setdefault(event.round, {}).setdefault(event.stage, []).append(event)
+            measured.caches.setdefault(event.round, {}).setdefault(event.stage, []).append((rank, event))
 
 
 def _fact(measured: Measured, rank: int, event: Event) -> None:
@@ -196,8 +127,6 @@ def _fact(measured: Measured, rank: int, event: Event) -> None:
 
 def _in_order(measured: Measured, rank: int, event: Content | Save | Load | NextStep, kind: str, stage: str) -> None:
     measured.order.setdefault((rank, event.round), []).append((kind, stage))
-    if isinstance(event, Save | Load):
-        measured.spans.setdefault(rank, []).append((event.begin_ns, event.t))
 
 
 def rules(case: Case, measured: Measured) -> Iterator[Finding]:
@@ -209,8 +138,10 @@ def rules(case: Case, measured: Measured) -> Iterator[Finding]:
     if faults:
         return
     for number in range(case["rounds"]):
+        yield from _check_sequence(case, measured, number)
         yield from _check_size(case, measured, number)
         yield from _check_steps(case, measured, number)
+        yield from _check_moved(case, measured, number)
         for rank in sorted(measured.ranks):
             yield from _check_content(case, measured.contents[rank, number], rank, number)
     yield from _warnings(case, measured)
@@ -226,6 +157,9 @@ def _check_facts(case: Case, measured: Measured) -> Iterator[Finding]:
     if {model[1:] for model in measured.models} != {(case["seed"], case["dtype"], "random")} or len(measured.models) != 1:
         expected = f"one model with seed {case['seed']}, dtype {case['dtype']}"
         yield error("checkpoint.facts", case["id"], expected, sorted(map(str, measured.models)))
+    named, counts = case["model"].get("parameters"), sorted(model[0] for model in measured.models)
+    if named is not None and counts != [named]:
+        yield error("checkpoint.model", case["id"], f"{named} parameters", counts)
     if len(measured.texts) != 1 or next(iter(measured.texts))[0] != case["data"]:
         yield error("checkpoint.facts", case["id"], f"one text, {case['data']}", sorted(map(str, measured.texts)))
 
@@ -248,25 +182,49 @@ def _check_rounds(case: Case, measured: Measured) -> Iterator[Finding]:
 
 
 def _check_raw(case: Case, measured: Measured) -> Iterator[Finding]:
-    """Both kinds in every round, each rank at most once and rank 0 at least, and the cache looked at before each load."""
-    least = case["raw_bytes"] // 2**24 * 2**24
+    """The first rank of each node measures both kinds in every round, and sees to the page cache before each load."""
+    most = case["raw_bytes"]  # less what is not a whole block of the worker's
+    firsts = list(range(0, case["processes"], max(1, case["processes"] // fabric.nodes(case))))
     for number in range(case["rounds"]):
+        where = f"{case['id']}: round {number}"
         for kind in ("write", "read"):
             found = measured.ceilings.get(number, {}).get(kind, [])
-            ranks = [rank for rank, _ in found]
-            if 0 not in ranks or len(set(ranks)) != len(ranks) or any(event.size_bytes != least for _, event in found):
-                where = f"{case['id']}: round {number}, {kind}"
-                yield error("checkpoint.raw", where, f"{least} bytes by rank 0, at most once a rank", [(r, e.size_bytes) for r, e in found])
+            if sorted(rank for rank, _ in found) != firsts or any(
+                not max(most // 2, most - RAW_BLOCK) < e.size_bytes <= most for _, e in found
+            ):
+                wanted = f"{most} bytes in whole blocks, once by each of ranks {firsts}"
+                yield error("checkpoint.raw", f"{where}, {kind}", wanted, [(r, e.size_bytes) for r, e in found])
         for stage in STAGES:
-            if len(measured.caches.get(number, {}).get(stage, [])) != len(measured.ceilings.get(number, {}).get("read", [])):
-                yield error("checkpoint.raw", f"{case['id']}: round {number}", f"the page cache looked at before the {stage} load", "not")
+            looked = measured.caches.get(number, {}).get(stage, [])
+            if sorted(rank for rank, _ in looked) != firsts or any((cache.way == "read") != (stage == "warm") for _, cache in looked):
+                wanted = (
+                    f"the page cache {'filled' if stage == 'warm' else 'emptied'} and looked at by ranks {firsts} before the {stage} load"
+                )
+                yield error("checkpoint.raw", where, wanted, [(rank, cache.way) for rank, cache in looked])
+
+
+def _check_sequence(case: Case, measured: Measured, number: int) -> Iterator[Finding]:
+    """On a rank that measures the disk: raw write, save, raw read, page cache, cold load, page cache, warm load."""
+    for rank, write in measured.ceilings[number]["write"]:
+        read = next(event for other, event in measured.ceilings[number]["read"] if other == rank)
+        save, loads = measured.saves[rank, number], measured.loads[rank, number]
+        times = [write.t, save.begin_ns, save.t, read.begin_ns, read.t]
+        for stage in STAGES:
+            times += [
+                next(cache.t for other, cache in measured.caches[number][stage] if other == rank),
+                loads[stage].begin_ns,
+                loads[stage].t,
+            ]
+        if times != sorted(times):
+            expected = "raw write, save, raw read, then page cache and load twice"
+            yield error("checkpoint.time", f"{case['id']}: rank {rank}, round {number}", expected, times)
 
 
 def _check_times(case: Case, measured: Measured) -> Iterator[Finding]:
     for rank, spans in measured.spans.items():
         ended_ns = 0
         for begin_ns, end_ns in spans:
-            if not ended_ns <= begin_ns < end_ns:
+            if begin_ns is not None and not ended_ns <= begin_ns < end_ns:
                 yield error("checkpoint.time", f"{case['id']}: rank {rank}", f"{ended_ns} <= begin_ns < t = {end_ns}", begin_ns)
             ended_ns = end_ns
     for (rank, number), save in measured.saves.items():
@@ -287,8 +245,9 @@ def _check_size(case: Case, measured: Measured, number: int) -> Iterator[Finding
     least = 0 if in_optimizer else measured.parameters * MODEL_BYTES[case["dtype"]], measured.parameters * OPTIMIZER_BYTES
     if written[0] < least[0] or written[1] < least[1]:
         yield error("checkpoint.size", f"{case['id']}: round {number}", f"at least {least} bytes of model and optimizer", written)
-    if any(cache.size_bytes < sum(least) for caches in measured.caches[number].values() for cache in caches):
-        yield error("checkpoint.size", f"{case['id']}: round {number}", f"files of at least {sum(least)} bytes", "fewer")
+    whole = max(sum(least), sum(written))
+    if held := [cache.size_bytes for caches in measured.caches[number].values() for _, cache in caches if cache.size_bytes < whole]:
+        yield error("checkpoint.size", f"{case['id']}: round {number}", f"files of at least {whole} bytes", held)
 
 
 def _check_content(case: Case, contents: dict[str, Content], rank: int, number: int) -> Iterator[Finding]:
@@ -301,13 +260,20 @@ def _check_content(case: Case, contents: dict[str, Content], rank: int, number: 
             yield error("checkpoint.content", where, f"the {len(saved.tensors)} tensors as saved", f"{len(changed)} changed: {changed[:1]}")
 
 
+def _check_moved(case: Case, measured: Measured, number: int) -> Iterator[Finding]:
+    """Two optimizer steps lie between two rounds: something is another than it was."""
+    saved = [[measured.contents[rank, at]["saved"].tensors for rank in sorted(measured.ranks)] for at in (number, max(0, number - 1))]
+    if number and saved[0] == saved[1]:
+        yield error("checkpoint.content", f"{case['id']}: round {number}", f"other tensors than in round {number - 1}", "the same")
+
+
 def _check_steps(case: Case, measured: Measured, number: int) -> Iterator[Finding]:
     first = measured.steps[min(measured.ranks), number]
-    step = measured.saves[min(measured.ranks), number].step
+    step = measured.saves[min(measured.ranks), 0].step + number * NEXT_STEPS
     expected = [(step + index, first[index].loss) for index in range(NEXT_STEPS)] * (1 + len(STAGES))
     for rank in sorted(measured.ranks):
         found = [(event.step, event.loss) for event in measured.steps[rank, number]]
-        if found != expected:
+        if found != expected or measured.saves[rank, number].step != step:
             yield error("checkpoint.next_step", f"{case['id']}: rank {rank}, round {number}", expected[:NEXT_STEPS], found)
 
 
@@ -317,7 +283,7 @@ def _warnings(case: Case, measured: Measured) -> Iterator[Finding]:
         yield warning("checkpoint.storage", case["id"], "checkpoints on a disk", sorted(kinds & MEMORY))
     for number in range(case["rounds"]):
         where = f"{case['id']}: round {number}"
-        for cache in measured.caches[number]["cold"]:
+        for _, cache in measured.caches[number]["cold"]:
             if cache.resident_bytes > COLD_SHARE * cache.size_bytes:
                 share = f"{cache.resident_bytes} of {cache.size_bytes} bytes, by {cache.way}"
                 yield warning("checkpoint.cold", where, "at most 1 % in the page cache before a cold load", share)
@@ -385,7 +351,7 @@ def _paces(measured: Measured, rounds: range) -> dict[str, Metric]:
 
 def facts(case: Case, measured: Measured) -> dict[str, str]:
     """Where the checkpoints lay, and whether the cold load was one."""
-    seen = [cache for number in range(case["rounds"]) for cache in measured.caches[number]["cold"]]
+    seen = [cache for number in range(case["rounds"]) for _, cache in measured.caches[number]["cold"]]
     cold = all(cache.resident_bytes <= COLD_SHARE * cache.size_bytes for cache in seen)
     kinds = sorted({f"{storage.file_system} on {storage.device_model or storage.device}" for storage in measured.storages})
     return {"weights": "random", "storage": ", ".join(kinds), "page_cache": "cold" if cold else "not cold"}
