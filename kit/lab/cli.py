@@ -23,6 +23,11 @@ from verify.findings import Refused, Unchecked
 
 Add = Callable[[Any], None]
 DONE = {"pass": 0, "fail": FAILED, "partial": 2}
+NEXT = {
+    "pass": "publish it: python -m kit lab publish RUN --out RESULT",
+    "fail": "hand that folder to the vendor; docs/audit.md, 'After a failed audit', says what follows",
+    "partial": "mend what could not run, then go on with the same command",
+}  # by verdict
 
 
 def add(commands: Any) -> None:
@@ -165,7 +170,7 @@ def _do_audit(args: argparse.Namespace) -> int:
     show = progress.make()
     execute = lambda task, opened: _execute(task, opened, args, show)  # noqa: E731
     desk, said = rerun.perform(args.folder, args.run, _keys(args), args.policy, args.choose, execute, show.say)
-    print("\n".join([f"audit {desk.audit}", *said["reasons"], f"verdict: {said['verdict']}"]))
+    print("\n".join([f"audit {desk.audit}", *said["reasons"], f"verdict: {said['verdict']}; {NEXT[said['verdict']]}"]))
     return DONE[said["verdict"]]
 
 
@@ -249,6 +254,8 @@ def _status(own: Any) -> None:
 def _do_status(args: argparse.Namespace) -> int:
     if args.check is not None and args.write is not None:
         raise KitError("--check reads a list and --write makes one", next_step="give one of them")
+    if args.folder.exists() and not args.folder.is_dir():
+        raise KitError("the lab's folder is a file", where=str(args.folder), next_step="name a folder with --folder DIR")
     if args.check is None and args.at is not None:
         raise KitError("--at is the time of --check", next_step="add --check FILE, or leave --at out")
     if args.check is not None:

@@ -72,6 +72,7 @@ def _next(state: str) -> str:
         "open": "give the receipt first: python -m kit lab receipt RUN",
         "receipted": "reveal first: python -m kit lab reveal RUN",
         "audited": "it was audited; publish: python -m kit lab publish RUN",
+        "failed": "it failed for good; another run needs another challenge: python -m kit lab challenge",
     }
     return steps.get(state, "nothing leads back from here")
 

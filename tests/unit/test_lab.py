@@ -75,6 +75,47 @@ def test_no_step_before_its_time_and_none_twice(lab: Office, tmp_path: Path) -> 
         lab.audit(run)
 
 
+def test_what_follows_a_failed_audit_is_what_the_page_says(lab: Office, tmp_path: Path) -> None:
+    """docs/audit.md, "After a failed audit": declined everywhere, nothing written, on the list for good."""
+    lab.factors = lambda _: dict.fromkeys(audits.CASES, 2.0)
+    run = run_for(lab)
+    lab.receipt(run)
+    lab.reveal(run)
+    desk, said = lab.audit(run)
+    assert (said["verdict"], lab_cli.DONE["fail"]) == ("fail", 1)
+    assert said["stages"]["full"] is not None
+    assert list(ledger.read(lab.lab / "ledger").states.values()) == ["failed"]
+    before = sorted(tmp_path.rglob("*"))
+    declined: list[Callable[[], Any]] = [
+        lambda: lab.audit(run),
+        lambda: lab.publish(run, tmp_path / "RESULT"),
+        lambda: publish.withdraw(lab.lab, str(run), "no", lab.keys),
+    ]
+    for act in declined:
+        with pytest.raises(KitError, match=r"challenge is failed") as stop:
+            act()
+        assert stop.value.exit_code == 1
+    assert sorted(tmp_path.rglob("*")) == before
+    outcome = audit.audit(run, desk.audit, office.trusted(str(lab.policy)), office.now(), lab.policy)
+    assert [fault.rule for fault in outcome.findings if fault.severity == "error"] == ["audit.fail"]
+    status = tmp_path / "status.dsse.json"
+    for version in (1, 2):
+        publish.status(lab.lab, status, (*lab.keys, trust.key("pia")), str(lab.policy), 30)
+        listed = publish.check_status(status, str(lab.policy), office.now())
+        assert (listed["version"], listed["publications"]) == (version, [])
+        assert [(one["vendor"], one["state"]) for one in listed["audits"]] == [("acme", "failed")]
+
+
+def test_a_verdict_is_told_with_what_comes_next(lab: Office, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for verdict, code in lab_cli.DONE.items():
+        done = (argparse.Namespace(audit=lab.folder), {"verdict": verdict, "reasons": []})
+        monkeypatch.setattr(rerun, "perform", lambda *_, done=done: done)
+        args = argparse.Namespace(folder=lab.lab, run=lab.folder, key=None, policy="self", choose=[], isolation="auto")
+        monkeypatch.setattr(lab_cli, "_keys", lambda _: [])
+        assert lab_cli._do_audit(args) == code
+        assert capsys.readouterr().out.splitlines()[-1] == f"verdict: {verdict}; {lab_cli.NEXT[verdict]}"
+
+
 def test_a_challenge_takes_one_run(lab: Office) -> None:
     run = run_for(lab)
     lab.receipt(run)

@@ -112,6 +112,7 @@ KIT: dict[str, Said] = {
     "kit lab sign text --key key.pem": (2, "not a signed statement (text)"),
     "kit lab status --write folder --policy self --key key.pem": (2, "status list cannot be written (folder)"),
     "kit lab status --check text --policy self": (2, "not a status list (text)"),
+    "kit lab status --folder text": (2, "the lab's folder is a file (text)"),
     "kit lab status --check text --write x": (2, "--check reads a list and --write makes one"),
     "kit lab status --at 2026-01-31T12:00:00Z": (2, "--at is the time of --check"),
     "kit lab calibrate RUN --out nowhere/x": (2, "table cannot be written (nowhere/x)"),
