@@ -13,6 +13,7 @@ from verify.findings import Finding, error, warning
 from verify.metrics import Metric
 
 ROUNDS = 10
+CLOCK_DRIFT = Fraction(1, 1000)  # between a device's clock and the host's
 Case = dict[str, Any]
 
 
@@ -78,6 +79,13 @@ def measured(case: Case, found: Mapping[int, Fabric], rule: str) -> Iterator[Fin
                 f"{case['id']}: rank {rank}",
                 wanted,
                 f"{(event.peer, event.role)}, {len(event.duration_ns)} rounds of {event.size_bytes}",
+            )
+        if sum(event.duration_ns) > event.t * (1 + CLOCK_DRIFT):
+            yield error(
+                rule,
+                f"{case['id']}: rank {rank}",
+                f"rounds of at most {event.t} ns together, as much as had passed",
+                sum(event.duration_ns),
             )
 
 

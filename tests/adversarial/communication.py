@@ -92,6 +92,14 @@ def faster(ranks: list[list[Event]]) -> None:
     event["t"] += 15 * MS
 
 
+def another_time(ranks: list[list[Event]]) -> None:
+    """Rank 1's trials from a second later."""
+    for event in ranks[1][ranks[1].index(of("trials", ranks[1])) :]:
+        for name in ("t", "begin_ns"):
+            if name in event:
+                event[name] += 1000 * MS
+
+
 def smaller(ranks: list[list[Event]]) -> None:
     """Half of the buffer moved only."""
     for events in ranks:
@@ -106,6 +114,14 @@ against("placement", "both ranks in one place", lambda ranks: of("place", ranks[
 against("placement", "a peer on the same node", lambda ranks: of("place", ranks[1]).update(node=0), source=ACROSS)
 against("fabric", "a network that was not measured", lambda ranks: ranks[0].remove(of("fabric", ranks[0])), source=ACROSS)
 against("fabric", "slow rounds left out", lambda ranks: of("fabric", ranks[1])["duration_ns"].pop(), source=ACROSS)
+against(
+    "fabric",
+    "a slower network than there was time for",
+    lambda ranks: of("fabric", ranks[0]).update(duration_ns=[2 * MS] * 10),
+    source=ACROSS,
+)
+against("together", "trials of two runs", another_time)
+against("result", "another result on one rank", lambda ranks: of("result", ranks[1]).update(digest="8" * 64), "places")
 against("trials", "a slow trial left out", lambda ranks: of("trials", ranks[0], 1)["duration_ns"].pop())
 against("trials", "a rank without trials", lambda ranks: ranks[1].remove(of("trials", ranks[1], 1)))
 against("time", "faster than the wall clock saw", faster)

@@ -132,6 +132,13 @@ def smaller(bench: Bench) -> None:
         case["model"]["parameters"] = 7_321_948_160
 
 
+def copied(events: list[Event]) -> None:
+    """The losses of the last life, the second half like the first."""
+    steps = of("step", events)[13:]
+    for number, event in enumerate(steps):
+        event["loss"] = 3.0 - number % (len(steps) // 2) / 64
+
+
 def put_in(events: list[Event], *numbers: int) -> None:
     """Tell of faults that were put in."""
     at = events.index(of("step", events)[0])
@@ -157,6 +164,7 @@ against("told", "ten minutes within one", hours, "silence")
 against("told", "an end that is yet to come", lambda e: of("end", e)[0].update(at_ns=BOOT_NS + 44 * S))
 against("silence", "ten minutes of hanging, not told", slower)
 against("loss", "a loss that had diverged", lambda e: of("step", e)[3].update(loss=21.0))
+against("loss", "a stretch of losses twice", copied)
 against("duration", "ended early", lambda _: None, duration_s=60)
 against("duration", "no end", lambda e: e.remove(of("end", e)[0]))
 against("injected", "a fault that the case does not name", lambda e: put_in(e, 0))

@@ -20,6 +20,7 @@ from verify import profile, replay, stability_events
 from verify.files import Evidence
 from verify.metrics import stability
 from verify.scoring import formulas
+from verify.stability_losses import copied
 
 
 def replayed(folder: Path, made: list[Event] | None = None, **fields: Any) -> Any:
@@ -172,6 +173,12 @@ def test_a_checkpoint_of_which_the_killed_could_not_tell() -> None:
     assert [finding.rule for finding in stability.rules(built.CASE, measured(made, 1))] == []
     built.of("start", made)[1].update(step=7)
     assert "stability.steps" in {finding.rule for finding in stability.rules(built.CASE, measured(made, 1))}
+
+
+def test_losses_that_stand_still_are_not_taken_for_copies() -> None:
+    """A training that is at its end may have the same few losses again and again."""
+    assert list(copied("x", [0.0] * 100 + [0.5, 0.25] * 50)) == []
+    assert [finding.where for finding in copied("x", [1 / (1 + number % 9) for number in range(30)])] == ["x: from step 9"]
 
 
 def test_losses_are_those_of_the_first_time() -> None:

@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import Any, Literal
 
 from verify import fabric, mixed
-from verify.events import Environment, Event, Natural, Positive, Sha256
+from verify.events import CaseStart, Environment, Event, Natural, Positive, Sha256
 from verify.findings import Finding, error
 from verify.metrics import Blocks, Case, Metric, Window, mean, over, unchanged
 from verify.plausibility import Traits
@@ -25,7 +25,6 @@ SECTION = "training"
 PART = "communication"
 FLOAT32_BYTES, FLOAT32_BITS = 4, 24
 NS_PER_S, NS_PER_MS = 10**9, 10**6
-CLOCK_DRIFT = Fraction(1, 1000)
 OVERHEAD_SHARE, OVERHEAD_NS = Fraction(1, 4), 5_000_000  # what trials leave of the host's time: marks, and waiting for the last
 SHOWN = 5
 
@@ -36,7 +35,8 @@ RULES = {
     "communication.fabric": "on several nodes, the network between the first two is measured by all of their ranks",
     "communication.trials": "the case's warm-ups, then its trials, on every rank that takes part",
     "communication.time": "a series begins after the one before ended, and its trials agree with the host's clock",
-    "communication.result": "every element of the result was compared, and none differed",
+    "communication.together": "on one host, no rank ends its trials of a collective before another has begun",
+    "communication.result": "every element of the result was compared, none differed, and ranks with the same result have one digest",
     "communication.places": "sampled elements are those that the result's digest names",
     "communication.values": "sampled elements are exactly what the operation makes of the ranks' data",
     "communication.overflow": "no element is infinite or not a number after the trials",
@@ -70,6 +70,8 @@ class After(Event, frozen=True, tag="after"):
 
 
 EVENTS: tuple[type[Event], ...] = (*fabric.EVENTS, Result, Trials, After)
+SAME = frozenset({"all_reduce", "all_gather", "broadcast"})  # every rank ends with the same elements
+WAITING = frozenset({"all_reduce", "all_gather", "all_to_all"})  # no rank is done before every other has come
 ONCE: tuple[type[Event], ...] = (Environment, fabric.Group, fabric.Place, Result, After)
 
 
@@ -140,6 +142,9 @@ def rules(case: Case, measured: Measured) -> Iterator[Finding]:
         return
     yield from _placement(case, measured)
     yield from fabric.measured(case, measured.of(fabric.Fabric), "communication.fabric")
+    yield from _together(case, measured)
+    if case["operation"] in SAME and len(digests := {found.digest for found in measured.of(Result).values()}) > 1:
+        yield error("communication.result", case["id"], "one digest of the result on every rank", sorted(digests)[:SHOWN])
     for rank in sorted(measured.ranks):
         where = f"{case['id']}: rank {rank}"
         yield from _series(case, measured, rank, where)
@@ -180,11 +185,27 @@ def _series(case: Case, measured: Measured, rank: int, where: str) -> Iterator[F
         busy_ns, wall_ns = sum(event.duration_ns), event.t - event.begin_ns
         if not ended_ns <= event.begin_ns < event.t:
             yield error("communication.time", where, f"{ended_ns} <= begin_ns < t = {event.t}", event.begin_ns)
-        elif busy_ns > wall_ns * (1 + CLOCK_DRIFT):
+        elif busy_ns > wall_ns * (1 + fabric.CLOCK_DRIFT):
             yield error("communication.time", where, f"trials of at most the host's {wall_ns} ns together", busy_ns)
         elif busy_ns < wall_ns * (1 - OVERHEAD_SHARE) - OVERHEAD_NS:
             yield error("communication.time", where, f"trials of about the host's {wall_ns} ns together", busy_ns)
         ended_ns = event.t
+
+
+def _together(case: Case, measured: Measured) -> Iterator[Finding]:
+    """Ranks of one host have one monotonic clock."""
+    if case["operation"] not in WAITING:
+        return
+    hosts: dict[str, list[tuple[int, int]]] = {}
+    starts, places = measured.of(CaseStart), measured.of(fabric.Place)
+    for rank in sorted(measured.ranks):
+        if event := measured.trials(rank, "measured"):
+            origin_ns = starts[rank].monotonic_ns
+            hosts.setdefault(places[rank].host, []).append((origin_ns + event.begin_ns, origin_ns + event.t))
+    for host, spans in sorted(hosts.items()):
+        last_ns, first_ns = max(begin for begin, _ in spans), min(end for _, end in spans)
+        if last_ns > first_ns:
+            yield error("communication.together", f"{case['id']}: host {host}", f"trials of all ranks begun by {first_ns} ns", last_ns)
 
 
 def _result(case: Case, measured: Measured, rank: int, where: str) -> Iterator[Finding]:

@@ -22,6 +22,7 @@ from verify.metrics import Blocks, Case, Metric, Series, mean, over, points, unc
 from verify.plausibility import Traits
 from verify.stability_attempts import retold
 from verify.stability_events import ClockStep, Crash, End, Injected, Saved, Session, Start, Step
+from verify.stability_losses import copied
 from verify.step_events import Data
 
 SECTION = "training"
@@ -46,7 +47,7 @@ RULES = {
     "stability.told": "nothing is told before it happened: the events' own clock has come as far as the times that they tell",
     "stability.retold": "what earlier attempts recorded is told again as it was, but for a tail",
     "stability.silence": "nothing lasts longer than the case's limits without a crash being told",
-    "stability.loss": "losses are numbers below what the case calls diverged",
+    "stability.loss": "losses are numbers below what the case calls diverged, and no stretch of them occurs at two places",
     "stability.duration": "the supervisor's end comes after the case's duration, and the training goes on until then",
     "stability.injected": "the faults of the case were put in, all of them, each once, and no other",
     "stability.detected": "each fault that was put in is told once, in its class, and no other is told (cases with faults)",
@@ -281,6 +282,8 @@ def rules(case: Case, measured: Measured) -> Iterator[Finding]:
     yield from _check_starts(case, measured)
     if measured.ended_ns is None or measured.ended_ns < case["duration_s"] * NS_PER_S:
         yield error("stability.duration", where, f"training until {case['duration_s']} s are over", measured.ended_ns)
+    losses = {event.step: event.loss for life in measured.lives for event in life.steps}
+    yield from copied(where, list(losses.values()))
     yield from _injections(case, measured)
     if measured.steps_clocks and not case["faults"]:
         yield warning("stability.clock", where, "no step of the wall clock", measured.steps_clocks)
