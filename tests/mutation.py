@@ -78,6 +78,11 @@ def main() -> int:
     options.add_argument("--seed", type=int, default=1, help="default: %(default)s")
     options.add_argument("--module", nargs="*", default=CORE, help="globs of modules, like runlog metrics/* (default: those that decide)")
     given = options.parse_args()
+    if given.count < 0:
+        options.error("--count is below 0; give how many to draw, or 0 for all")
+    for glob in given.module:
+        if not any(Path("verify").glob(f"{glob}.py")):
+            options.error(f"no module of verify/ fits '{glob}'; name one like runlog or metrics/*")
     _mutmut("none of them")  # makes the mutants and times the tests
     known = _ends()
     paths = sorted({path for glob in given.module for path in MUTANTS.glob(f"{glob}.py")})

@@ -21,6 +21,12 @@ def main() -> int:
     options.add_argument("--seed", type=int, default=1, help="default: %(default)s")
     options.add_argument("--run", type=Path, help="sealed run to damage (default: a small one made for tests)")
     given = options.parse_args()
+    if given.count < 1 or not given.minutes > 0:
+        options.error("nothing would be tried: give --count of 1 or more and --minutes above 0")
+    if not parsers.names(given.match):
+        options.error(f"no parser has '{given.match}' in its name; known: {', '.join(parsers.names())}")
+    if given.run and not (given.run / "run.dsse.json").is_file():
+        options.error(f"no sealed run to damage: {given.run}; name a run's folder, or leave --run out")
     faults: list[str] = []
     if given.what != "parsers":
         faults += _runs(given)

@@ -269,6 +269,12 @@ def _one(target: Target, data: bytes, tally: Tally, corpus: list[bytes]) -> None
             corpus.append(data)
 
 
+def names(match: str = "") -> list[str]:
+    """Names of the parsers with `match` in them."""
+    with tempfile.TemporaryDirectory() as folder:
+        return [target.name for target in targets(Path(folder)) if match in target.name]
+
+
 def fuzz(seconds: float, seed: int, match: str = "") -> list[Tally]:
     """Every parser with `match` in its name, `seconds` of CPU in all."""
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:

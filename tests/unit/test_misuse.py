@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+import sys
 from pathlib import Path
 from unittest import mock
 
@@ -157,3 +158,22 @@ def test_what_nobody_foresaw_is_one_line_too(place: Path, capsys: pytest.Capture
         with monkeypatch.context() as patched:
             patched.setattr("kit.pack.pack", mock.Mock(side_effect=fault))
             misused("kit pack RUN", expected, place, capsys)
+
+
+TOOLS: dict[str, str] = {
+    "tests.fuzz runs --count 0": "nothing would be tried",
+    "tests.fuzz parsers --minutes -1": "nothing would be tried",
+    "tests.fuzz parsers --match nope": "no parser has 'nope' in its name; known: ",
+    "tests.fuzz runs --run docs": "no sealed run to damage: docs; name a run's folder",
+    "tests.mutation --module nope": "no module of verify/ fits 'nope'; name one",
+    "tests.mutation --count -1": "--count is below 0; give how many",
+    "bench nope": "bench: unknown benchmark 'nope'; known: ",
+}
+
+
+@pytest.mark.parametrize("command", TOOLS)
+def test_a_tool_that_would_try_nothing_says_so(command: str) -> None:
+    """What stands behind `nox -s fuzz`, `mutation` and `bench`: zero inputs are no clean result, and no module is not every module."""
+    done = subprocess.run([sys.executable, "-m", *command.split()], cwd=ROOT, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert TOOLS[command] in done.stderr.splitlines()[-1]
