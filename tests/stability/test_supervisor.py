@@ -145,7 +145,7 @@ def test_what_never_fits_is_told_at_the_end(tmp_path: Path) -> None:
 
 def test_the_supervisor_is_not_killed_over_a_fault_that_is_not_told_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hang is seen after seconds; who dies meanwhile takes it along."""
-    made = case(0, 1) | {"faults": [{"kind": "kill_supervisor", "step": 5}, {"kind": "hang", "step": 6}]}
+    made = case(0, 1) | {"faults": [{"kind": "kill_rank", "step": 4}, {"kind": "kill_supervisor", "step": 5}, {"kind": "hang", "step": 6}]}
     ranks = mock.Mock(restarts=True, **{"seen.return_value": [], "lost.return_value": None, "words.return_value": []})
     ranks.killed_for_memory.return_value = 0
     session = supervisor.Session(made, tmp_path, ranks, 1, lambda *_, **__: None)
@@ -153,13 +153,16 @@ def test_the_supervisor_is_not_killed_over_a_fault_that_is_not_told_yet(tmp_path
     killed: list[int] = []
     monkeypatch.setattr(supervisor.os, "kill", lambda _, number: killed.append(number))
     session.journal.write("step", step=5, begin_ns=1, end_ns=2, loss=4.0)
-    session.journal.write("injected", number=1, fault="hang", step=6, at_ns=journal.now())
+    session.journal.write("injected", number=0, fault="kill_rank", step=4, at_ns=journal.now())
+    session.journal.write("injected", number=2, fault="hang", step=6, at_ns=journal.now())
+    session._look()
+    session._crash("process_end", "the one before, seen late")
     session._look()
     assert killed == []
     session._crash("hang", "seen at last")
     session._look()
     assert len(killed) == 1
-    assert supervisor.Session(made, tmp_path, ranks, 2, lambda *_, **__: None).untold_ns is None, "of ranks that are gone"
+    assert supervisor.Session(made, tmp_path, ranks, 2, lambda *_, **__: None).untold_ns == [], "of ranks that are gone"
 
 
 def test_a_fault_that_nobody_ever_sees_holds_nothing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,7 @@ class Session:
     first: int = 0  # incarnation at which the agent that runs now began
     last_step: int = -1
     put_in: int = 0
-    untold_ns: int | None = None  # when a rank put in the fault that is not seen yet
+    untold_ns: list[int] = field(default_factory=list)  # when ranks put in the faults that are not seen yet
     hung: bool = False
     difference_ns: int = 0
     killed: int = 0
@@ -89,7 +89,7 @@ class Session:
             self.journal.mend()
         (self.folder / STOP).unlink(missing_ok=True)
         self.left = [(number, fault) for number, fault in self._told() if fault["kind"] in faults.SUPERVISED]
-        self.untold_ns = None  # whatever ranks an earlier session had
+        self.untold_ns.clear()  # whatever ranks an earlier session had
 
     # --- what was before ------------------------------------------------------------------------------------------
 
@@ -156,7 +156,7 @@ class Session:
         elif line["e"] == "injected":
             self.put_in += 1
             if line["fault"] not in faults.SUPERVISED:
-                self.untold_ns = line["at_ns"]
+                self.untold_ns.append(line["at_ns"])
         self.emit(line["e"], **{name: value for name, value in line.items() if name != "e"})
 
     # --- the training ---------------------------------------------------------------------------------------------
@@ -258,7 +258,8 @@ class Session:
 
     def _crash(self, fault: str, detail: str) -> None:
         self._note("crash", fault=fault, at_ns=now(), incarnation=self.ended, detail=detail)
-        self.silent_ns, self.untold_ns = now(), None
+        self.silent_ns = now()
+        del self.untold_ns[:1]
         self.ended, self.hung, self.killed = self.ended + 1, False, self.ranks.killed_for_memory()
 
     def _clock(self) -> None:
@@ -271,7 +272,7 @@ class Session:
     def _inject(self) -> None:
         """The next fault that is due: one at a look, so that what it does is seen before another, and none over one still unseen."""
         within_ns = (self.case["hang_s"] + self.case["start_s"]) * 10**9
-        if self.untold_ns is not None and now() - self.untold_ns < within_ns:
+        if any(now() - at_ns < within_ns for at_ns in self.untold_ns):
             return
         for number, fault in [found for found in self.left if found[1]["step"] <= self.last_step][:1]:
             self.left.remove((number, fault))
