@@ -41,6 +41,17 @@ def check(case: Case, where: str) -> None:
         named = " / ".join(["processes", *(key for key in NAMES if case.get(key, 1) > 1)])
         _check_batch(case, ranks // sharers, named, where)
         _check_float8(case, where)
+        _check_scale(case, where)
+
+
+def _check_scale(case: Case, where: str) -> None:
+    """DeepSpeed 0.19.8 scales losses with ZeRO's optimizers only (its engine.py, `backward`), and unscales gradients with all."""
+    if (case.get("engine"), case.get("dtype"), case.get("zero_stage")) == ("deepspeed", "float16", 0):
+        raise KitError(
+            "engine deepspeed does not scale losses of float16 at zero_stage = 0: gradients would be lost",
+            where=where,
+            next_step='use zero_stage = 1, or engine = "torch"',
+        )
 
 
 def _check_engine(case: Case, key: str, number: int, lacking: str, where: str) -> None:

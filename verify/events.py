@@ -23,6 +23,7 @@ from verify.strict import exact as rational
 
 Natural = Annotated[int, msgspec.Meta(ge=0, le=LARGE_INTEGER)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=LARGE_INTEGER)]
+Scale = Annotated[float, msgspec.Meta(gt=0)]
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 LIMIT = 10**400  # what strict.exact takes, too
 SEGMENT = re.compile(r"events-(?:rank([0-9]{4,})-)?([0-9]{5})\.jsonl")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from verify.events import Event, Memory, Natural, Positive, Sha256
+from verify.events import Event, Memory, Natural, Positive, Scale, Sha256
 
 
 class Data(Event, frozen=True, tag="data"):
@@ -26,7 +26,7 @@ class Step(Event, frozen=True, tag="step"):
     tokens: Positive
     real_tokens: Natural
     grad_norm: float | None
-    loss_scale: float | None
+    loss_scale: Scale | None
     skipped: bool
 
 

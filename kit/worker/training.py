@@ -259,7 +259,7 @@ class DeepspeedEngine:
             self.inner.step()
             losses.append(loss.detach())
         norm = self.inner.get_global_grad_norm()
-        scale = self.inner.loss_scale() if self.inner.fp16_enabled() else None
+        scale = self.inner.optimizer.loss_scale if self.inner.fp16_enabled() else None  # the engine's own is what was configured: 0
         return Done(torch.stack(losses).float().mean(), norm, bool(getattr(self.inner.optimizer, "overflow", False)), scale)
 
     def state(self) -> dict[str, Any]:

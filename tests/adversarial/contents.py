@@ -21,6 +21,7 @@ add("events.end", "sealed", "a failure counted", lambda b: events(b)[-1].update(
 add("events.time", "sealed", "time goes back", lambda b: events(b)[-1].update(t=1))
 add("events.schema", "sealed", "an unknown kind", lambda b: b.step(1).update(e="leap"))
 add("events.schema", "sealed", "a float for a time", lambda b: b.step(1).update(begin_ns=1.5))
+add("events.schema", "sealed", "losses scaled by nothing", lambda b: b.step(1).update(loss_scale=0.0))
 add("events.schema", "sealed", "an unknown field", lambda b: b.step(1).update(bonus=1))
 add("events.ranks", "sealed", "a rank's events missing", lambda b: b.events[PRETRAIN].pop("events-rank0001-00000.jsonl"))
 add("events.segments", "sealed", "a segment missing", lambda b: b.events[PRETRAIN].update({"events-00002.jsonl": events(b)[-1:]}))

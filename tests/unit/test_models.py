@@ -127,6 +127,16 @@ def test_a_team_that_cannot_be_is_said_on_one_line(changes: dict[str, Any], said
     assert "\n" not in str(caught.value)
 
 
+def test_deepspeed_trains_no_float16_without_zero() -> None:
+    """It went through on a card: losses were not scaled, gradients divided by the scale, and the recorded scale was 0."""
+    float16 = {"engine": "deepspeed", "dtype": "float16"}
+    with pytest.raises(KitError, match=r"does not scale losses of float16 at zero_stage = 0") as caught:
+        case(**float16, zero_stage=0)
+    assert caught.value.next_step == 'use zero_stage = 1, or engine = "torch"'
+    assert case(**float16, zero_stage=1)["zero_stage"] == 1
+    assert case(engine="deepspeed", dtype="bfloat16", zero_stage=0)["zero_stage"] == 0
+
+
 def test_adapters_and_other_suites_know_no_team() -> None:
     with pytest.raises(KitError, match="adapters stand on whole layers"):
         layout.check(finetuning.case() | TEAM, "t")

@@ -126,10 +126,24 @@ def pids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def alive(folder: Path) -> list[str]:
-    """Those that run still; a zombie waits for whoever is process 1 here, and runs no more."""
-    states = {path.name: Path(f"/proc/{path.name}/stat") for path in folder.iterdir()}
-    return [name for name, stat in states.items() if stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"]
+def alive(folder: Path, patience_s: float = 60) -> list[str]:
+    """Those that run still when patience ends: one that was killed may need a moment behind the shell that carried it."""
+    end = time.monotonic() + patience_s
+    while (found := _running(folder)) and time.monotonic() < end:
+        time.sleep(0.05)
+    return found
+
+
+def _running(folder: Path) -> list[str]:
+    """A zombie waits for whoever is process 1 here, and runs no more."""
+    return [path.name for path in folder.iterdir() if _state(path.name) not in {None, "Z"}]
+
+
+def _state(number: str) -> str | None:
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
 
 
 def outcome(folder: Path, *scripts: str, limit_s: int = 20) -> Outcome:

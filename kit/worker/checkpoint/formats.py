@@ -24,6 +24,7 @@ STREAMS = 8
 NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8"}
 TAG = "state"
 HOST = torch.device("cpu")
+SHARED = "mp_rank"  # begin of DeepSpeed's files that every rank of a replica reads: through the page cache the disk gives them once
 
 
 @dataclass(slots=True)
@@ -188,9 +189,10 @@ class _Files:
         """On the device, where a second copy of the tensors has room there; else on the host, as DeepSpeed asks. It copies from either."""
         if not self._ours:
             return self._library.load(path, map_location=map_location)
+        past_cache = self._past_cache and not Path(path).name.startswith(SHARED)
         with contextlib.suppress(torch.OutOfMemoryError):
-            return torchfiles.load(Path(path), STREAMS, past_cache=self._past_cache, device=self._device)
-        return torchfiles.load(Path(path), STREAMS, past_cache=self._past_cache, device=HOST)
+            return torchfiles.load(Path(path), STREAMS, past_cache=past_cache, device=self._device)
+        return torchfiles.load(Path(path), STREAMS, past_cache=past_cache, device=HOST)
 
 
 @contextlib.contextmanager
