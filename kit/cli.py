@@ -85,7 +85,7 @@ def _add_run(commands: Any) -> None:
     _add_chips(sub)
     sub.add_argument("--cards", type=_numbers, default=(), metavar="N,N", help="only these accelerators (default: all of the chip)")
     sub.add_argument("--suite", nargs="+", action="extend", default=[], metavar="S", help="only these suites")
-    sub.add_argument("--case", metavar="GLOB", help="only cases whose id fits")
+    sub.add_argument("--case", nargs="+", action="extend", default=[], metavar="GLOB", help="only cases whose id fits one of these")
     sub.add_argument("--section", choices=plan.SECTIONS, help="only this section of the report")
     sub.add_argument(
         "--isolation",
@@ -198,7 +198,7 @@ def _options(args: argparse.Namespace) -> run.Options:
         plan=args.plan,
         chip=args.chip,
         suites=tuple(args.suite),
-        case=args.case,
+        case_globs=args.case,
         section=args.section,
         isolation=args.isolation,
         out=args.out,

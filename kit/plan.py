@@ -219,18 +219,18 @@ def _check_operation(case: Case, where: str) -> None:
         )
 
 
-def select(plan: Plan, suites: Sequence[str], glob: str | None, section: str | None, only: Sequence[str] = ()) -> list[Case]:
+def select(plan: Plan, suites: Sequence[str], globs: Sequence[str], section: str | None, only: Sequence[str] = ()) -> list[Case]:
     """The cases that a command asks for, in plan order; a filter that fits no case at all is a misuse."""
     known = {case["suite"] for case in plan.cases}
     for suite in suites:
         if suite not in known:
             raise KitError(f"unknown suite '{suite}'", where=f"plan {plan.name}", next_step=closest(suite, known))
     chosen = [case for case in plan.cases if not suites or case["suite"] in suites]
-    if glob is not None:
-        chosen = [case for case in chosen if fnmatch.fnmatchcase(case["id"], glob)]
-        if not chosen:
-            ids = [case["id"] for case in plan.cases]
+    ids = [case["id"] for case in chosen]
+    for glob in globs:
+        if not fnmatch.filter(ids, glob):
             raise KitError(f"no case fits '{glob}'", where=f"plan {plan.name}", next_step=closest(glob, ids))
+    chosen = [case for case in chosen if not globs or any(fnmatch.fnmatchcase(case["id"], glob) for glob in globs)]
     if only:
         chosen = [case for case in chosen if case["id"] in only]
     return [case for case in chosen if section is None or case["section"] in {section, SHARED_SECTION}]

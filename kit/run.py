@@ -54,7 +54,7 @@ class Options:
     plan: str = DEFAULT_PLAN
     chip: str = DEFAULT_CHIP
     suites: tuple[str, ...] = ()
-    case: str | None = None
+    case_globs: Sequence[str] = ()
     section: str | None = None
     isolation: str = "auto"
     out: Path = Path("runs")
@@ -104,7 +104,7 @@ def dry_run(options: Options) -> list[dict[str, Any]]:
     made = chip.load(options.chip)
     site = launch.Site(options.isolation, options.cards, options.launcher, options.site)
     rows = []
-    for case in plan.select(resolved, options.suites, options.case, options.section):
+    for case in plan.select(resolved, options.suites, options.case_globs, options.section):
         kind, image_name, command = launch.preview(site, resolved, made, case, options.out)
         rows.append(
             {
@@ -125,7 +125,7 @@ def execute(options: Options, show: progress.Progress, opened: Callable[[Path], 
     """Run the selected cases that are not done yet, seal, and return the run directory; `opened` hears of it first."""
     with _session(options, show) as session:
         opened(session.run)
-        selected = plan.select(session.plan, options.suites, options.case, options.section, options.only)
+        selected = plan.select(session.plan, options.suites, options.case_globs, options.section, options.only)
         if not selected:
             show.say(f"plan {session.plan.name} has no such case in section {options.section}: nothing to run")
         try:
@@ -175,7 +175,7 @@ def _session(options: Options, show: progress.Progress) -> Iterator[Session]:
 
 def _missing(options: Options, resolved: plan.Plan, cards: int | None) -> dict[str, str]:
     """Why selected cases cannot run here, by id; KitError where that leaves none."""
-    selected = plan.select(resolved, options.suites, options.case, options.section, options.only)
+    selected = plan.select(resolved, options.suites, options.case_globs, options.section, options.only)
     found = {str(case["id"]): reason for case in selected if (reason := nodes.missing(case, options.site, cards))}
     if selected and len(found) == len(selected):
         first, reason = next(iter(found.items()))

@@ -109,14 +109,16 @@ def test_deep_toml_is_one_line(tmp_path: Any, text: str) -> None:
 
 def test_select() -> None:
     resolved = plan.load("smoke")
-    assert [c["id"] for c in plan.select(resolved, [], "*-c4", None)] == ["text-generation-llama-tiny-c4"]
-    assert {c["suite"] for c in plan.select(resolved, ["pretrain"], None, None)} == {"pretrain"}
-    assert plan.select(resolved, [], "pretrain-*", "inference") == []
-    assert {c["section"] for c in plan.select(resolved, [], None, "training")} == {"training", "specifications"}
+    assert [c["id"] for c in plan.select(resolved, [], ["*-c4"], None)] == ["text-generation-llama-tiny-c4"]
+    several = plan.select(resolved, [], ["pretrain-*", "*-c4"], None)
+    assert {c["suite"] for c in several} == {"pretrain", "text_generation"}
+    assert {c["suite"] for c in plan.select(resolved, ["pretrain"], [], None)} == {"pretrain"}
+    assert plan.select(resolved, [], ["pretrain-*"], "inference") == []
+    assert {c["section"] for c in plan.select(resolved, [], [], "training")} == {"training", "specifications"}
     with pytest.raises(KitError, match="no case fits"):
-        plan.select(resolved, [], "nothing-*", None)
+        plan.select(resolved, [], ["*-c4", "nothing-*"], None)
     with pytest.raises(KitError, match="did you mean 'pretrain'"):
-        plan.select(resolved, ["pretrian"], None, None)
+        plan.select(resolved, ["pretrian"], [], None)
 
 
 JSON = st.recursive(
