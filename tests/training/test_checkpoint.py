@@ -228,12 +228,74 @@ def test_a_file_of_ours_is_one_of_torch_save(past_cache: bool, tmp_path: Path) -
     assert differing <= 5 * 2 * 4 + 3 * 40  # CRC-32 of five tensors, two places each; the serial number, and its own CRC-32
 
 
-def test_a_torn_file_is_told(tmp_path: Path) -> None:
+class Lexical(torch._C.PyTorchFileWriter):  # type: ignore[misc, name-defined]
+    """As torch 2.6 has it: tensors lie in the order of their numbers read as words, 10 before 2."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.waiting: dict[str, Any] = {}
+
+    def write_record(self, name: str, data: Any, size: int) -> None:
+        if name.startswith("data/"):
+            self.waiting[name] = (super().write_record, name, data, size)
+        else:
+            super().write_record(name, data, size)
+
+    def write_record_metadata(self, name: str, size: int) -> None:
+        self.waiting[name] = (super().write_record_metadata, name, size)
+
+    def write_end_of_file(self) -> None:
+        for _, (write, *given) in sorted(self.waiting.items()):
+            write(*given)
+        super().write_end_of_file()
+
+
+def test_a_torch_that_sorts_tensors_as_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of one size: nothing but their numbers tells them apart."""
+    monkeypatch.setattr(torch._C, "PyTorchFileWriter", Lexical)
+    value = {str(number): torch.full((3,), number) for number in range(12)}
+    ours, theirs = tmp_path / "ours.pt", tmp_path / "theirs.pt"
+    with theirs.open("wb") as into:
+        torch.save(value, into)
+    torchfiles.save(value, ours, 3)
+    for file in (ours, theirs):
+        assert file.read_bytes().index(b"data/10") < file.read_bytes().index(b"data/2")
+        assert same(torch.load(file), value)
+        assert same(torchfiles.load(file, 3, past_cache=False, device=formats.HOST), value)
+
+
+def torn(data: bytearray) -> None:
+    del data[-100:]
+
+
+def changed(data: bytearray) -> None:
+    data[data.index(b"\x80\x02")] = 0  # begin of the pickle
+
+
+@pytest.mark.parametrize(("spoil", "said"), [(torn, "File is not a zip file"), (changed, "Bad CRC-32 for file 'archive/data.pkl'")])
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_damaged_file_is_told_by_name(spoil: Any, said: str, ours: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restart takes an older checkpoint then: it must not end as a fault of the program does."""
+    library = SimpleNamespace(load=lambda path, map_location: torch.load(path, weights_only=False))
+    engine = SimpleNamespace(checkpoint_engine=library, device=formats.HOST)
+    engine.load_checkpoint = lambda folder, tag: (engine.checkpoint_engine.load(f"{folder}/f.pt"), {})
     file = tmp_path / "f.pt"
     torchfiles.save(pickled(), file, 3)
-    os.truncate(file, file.stat().st_size - 100)
-    with pytest.raises((torchfiles.Damaged, RuntimeError)):
-        torchfiles.load(file, 3, past_cache=False, device=formats.HOST)
+    data = bytearray(file.read_bytes())
+    spoil(data)
+    file.write_bytes(data)
+    monkeypatch.setattr(torchfiles, "supported", lambda _: ours)
+    with pytest.raises(store.BadCheckpoint, match=f"cannot be read: f.pt: {said}; use an older one" if ours else "cannot be read: "):
+        formats._load_deepspeed(engine, made(), tmp_path, False)
+
+
+def test_a_machine_that_fails_is_no_bad_checkpoint(tmp_path: Path) -> None:
+    def load_checkpoint(folder: str, tag: str) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    engine = SimpleNamespace(checkpoint_engine=None, device=formats.HOST, load_checkpoint=load_checkpoint)
+    with pytest.raises(torch.OutOfMemoryError):
+        formats._load_deepspeed(engine, made(), tmp_path, False)
 
 
 def test_a_device_without_room_for_a_second_copy_leaves_it_on_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

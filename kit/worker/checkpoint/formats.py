@@ -24,6 +24,7 @@ STREAMS = 8
 NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8"}
 TAG = "state"
 HOST = torch.device("cpu")
+MACHINE = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))  # what no other checkpoint would mend
 SHARED = "mp_rank"  # begin of DeepSpeed's files that every rank of a replica reads: through the page cache the disk gives them once
 
 
@@ -187,12 +188,16 @@ class _Files:
 
     def load(self, path: str, map_location: Any = None) -> Any:
         """On the device, where a second copy of the tensors has room there; else on the host, as DeepSpeed asks. It copies from either."""
-        if not self._ours:
-            return self._library.load(path, map_location=map_location)
-        past_cache = self._past_cache and not Path(path).name.startswith(SHARED)
-        with contextlib.suppress(torch.OutOfMemoryError):
-            return torchfiles.load(Path(path), STREAMS, past_cache=past_cache, device=self._device)
-        return torchfiles.load(Path(path), STREAMS, past_cache=past_cache, device=HOST)
+        file = Path(path)
+        past_cache = self._past_cache and not file.name.startswith(SHARED)
+        try:
+            if not self._ours:
+                return self._library.load(path, map_location=map_location)
+            with contextlib.suppress(torch.OutOfMemoryError):
+                return torchfiles.load(file, STREAMS, past_cache=past_cache, device=self._device)
+            return torchfiles.load(file, STREAMS, past_cache=past_cache, device=HOST)
+        except (torchfiles.Damaged, *torchfiles.FAULTS) as error:
+            raise torchfiles.Damaged(f"{file.name}: {error}") from None
 
 
 @contextlib.contextmanager
@@ -217,7 +222,9 @@ def _load_deepspeed(engine: Any, state: State, folder: Path, past_cache: bool) -
     try:
         with _our_files(engine, past_cache=past_cache):
             path, _ = engine.load_checkpoint(str(folder), tag=TAG)
-    except (EOFError, RuntimeError, OSError, torchfiles.Damaged) as error:
+    except MACHINE:
+        raise
+    except (RuntimeError, OSError, torchfiles.Damaged) as error:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise store.BadCheckpoint(f"{folder.name} cannot be read: {why}; use an older one") from None
     if path is None:

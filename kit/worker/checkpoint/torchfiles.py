@@ -20,8 +20,13 @@ import torch
 from . import direct
 
 LOCAL_HEADER = struct.Struct("<26xHH")  # of an entry of a zip archive: ends with the lengths of its name and of its extra field
+SIGNATURE = b"PK\3\4"  # that it begins with
 PROBE_BYTES = 65536  # more than the rest of such a file
 ENTRY = "/data/"  # of a tensor, followed by its number
+FAULTS = (  # what readers make of changed bytes
+    ValueError, LookupError, ArithmeticError, TypeError, AttributeError, ImportError, AssertionError, MemoryError, NotImplementedError,
+    EOFError, pickle.UnpicklingError, struct.error, zipfile.BadZipFile,
+)  # fmt: skip
 
 
 class Damaged(Exception):
@@ -54,7 +59,10 @@ class _Outline(io.RawIOBase):
 
 
 class _Storages(pickle.Pickler):
-    """Every storage below an object, in the order in which torch.save numbers them: the first time that pickling meets it."""
+    """Every storage below an object, in the order in which torch.save numbers them: the first time that pickling meets it.
+
+    A file need not hold them in that order: older torch sorts the numbers as words, 10 before 2.
+    """
 
     def __init__(self, value: object) -> None:
         super().__init__(io.BytesIO(), protocol=2)
@@ -90,32 +98,38 @@ def supported(device: torch.device) -> bool:
 def save(value: object, path: Path, streams: int) -> int:
     """Write what torch.save(value, ...) writes and bring it to the disk; its size in bytes. FileExistsError where there is a file."""
     outline = _outline(value)
-    waiting = [storage for storage in _Storages(value).found.values() if storage.nbytes()]
-    waiting.reverse()
+    storages = list(_Storages(value).found.values())
+    left = {number for number, storage in enumerate(storages) if storage.nbytes()}
     parts: list[torch.Tensor] = []
-    place = 0
+    head, place = b"", 0
     for begin, data in outline.kept:
         if begin != place:
-            parts.append(_filling(begin - place, waiting))
+            number = _number(head)
+            if number not in left or storages[number].nbytes() != begin - place:
+                raise AssertionError(f"torch.save left room for {begin - place} bytes where tensor {number} is not of that size")
+            left.remove(number)
+            parts.append(_bytes(storages[number]))
+            head = b""
         parts.append(torch.frombuffer(bytearray(data), dtype=torch.uint8))
-        place = begin + len(data)
-    if waiting:
-        raise AssertionError(f"torch.save left no room for {len(waiting)} tensors")
+        head, place = head + data, begin + len(data)
+    if left:
+        raise AssertionError(f"torch.save left no room for {len(left)} tensors")
     return direct.write(path, parts, streams)
 
 
-def _filling(size_bytes: int, waiting: list[torch.UntypedStorage]) -> torch.Tensor:
-    storage = waiting.pop() if waiting else None
-    if storage is None or storage.nbytes() != size_bytes:
-        raise AssertionError(f"torch.save left room for {size_bytes} bytes where no tensor of that size is next")
-    return _bytes(storage)
+def _number(head: bytes) -> int:
+    """Number of the tensor that follows: the last thing before it is the local header of its entry."""
+    begin = head.rindex(SIGNATURE)
+    name_bytes, _ = LOCAL_HEADER.unpack_from(head, begin)
+    name = head[begin + LOCAL_HEADER.size :][:name_bytes].decode()
+    return int(name.rpartition(ENTRY)[2])
 
 
 def load(path: Path, streams: int, *, past_cache: bool, device: torch.device) -> Any:
-    """What torch.load(path, weights_only=False) gives; Damaged, EOFError or RuntimeError where the file is not whole.
+    """What torch.load(path, weights_only=False) gives; Damaged where the file is not whole.
 
     What was on the host when it was saved is on the host again, all else on `device`: torch.OutOfMemoryError where that has no room for it.
-    The file must be one that we wrote: it is unpickled.
+    The file must be one that we wrote: it is unpickled. CRC-32 is looked at but for tensors, which have none.
     """
     entries = _entries(path)
     storages: list[torch.UntypedStorage] = []
@@ -127,31 +141,40 @@ def load(path: Path, streams: int, *, past_cache: bool, device: torch.device) ->
             storages.append(storage)
         return storage
 
-    with torch.serialization.skip_data():
-        value = torch.load(path, map_location=placed, weights_only=False)
+    try:
+        with torch.serialization.skip_data():
+            value = torch.load(path, map_location=placed, weights_only=False)
+    except FAULTS as error:
+        raise Damaged(f"{type(error).__name__}: {error}") from None
     if [size for _, size in entries] != [storage.nbytes() for storage in storages]:
         raise Damaged("its tensors are not those that its list of contents names")
     parts: list[torch.Tensor] = []
     place = 0
-    for (begin, size), storage in zip(entries, storages, strict=True):
+    for (begin, size), storage in sorted(zip(entries, storages, strict=True), key=lambda pair: pair[0]):
+        if begin < place:
+            raise Damaged("two of its tensors lie in one place")
         parts += [torch.empty(begin - place, dtype=torch.uint8), _bytes(storage)]
         place = begin + size
-    direct.read(path, parts, streams, direct=past_cache)
+    try:
+        direct.read(path, parts, streams, direct=past_cache)
+    except EOFError as error:
+        raise Damaged(str(error)) from None
     return value
 
 
 def _entries(path: Path) -> list[tuple[int, int]]:
-    """(offset, bytes) of every tensor that is not empty, by its number."""
+    """(offset, bytes) of every tensor that is not empty, by its number; Damaged where anything else is not as its CRC-32 says."""
     found = []
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             for entry in archive.infolist():
                 _, is_data, number = entry.filename.partition(ENTRY)
-                if not is_data or not entry.file_size:
-                    continue
-                file.seek(entry.header_offset)
-                lengths = LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size))
-                found.append((int(number), entry.header_offset + LOCAL_HEADER.size + sum(lengths), entry.file_size))
-    except (zipfile.BadZipFile, struct.error, ValueError) as error:
+                if not is_data:
+                    archive.read(entry)
+                elif entry.file_size:
+                    file.seek(entry.header_offset)
+                    lengths = LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size))
+                    found.append((int(number), entry.header_offset + LOCAL_HEADER.size + sum(lengths), entry.file_size))
+    except FAULTS as error:
         raise Damaged(str(error)) from None
     return [(offset, size) for _, offset, size in sorted(found)]
