@@ -252,6 +252,7 @@ class DeepspeedEngine:
         """As DeepSpeed does it; the rate is the case's schedule."""
         for group in self.inner.optimizer.param_groups:
             group["lr"] = learning_rate(self.settings, number)
+        scale = self.inner.optimizer.loss_scale if self.inner.fp16_enabled() else None  # the engine's own is what was configured: 0
         losses = []
         for batch in batches:
             loss = self.inner(**batch)
@@ -259,7 +260,6 @@ class DeepspeedEngine:
             self.inner.step()
             losses.append(loss.detach())
         norm = self.inner.get_global_grad_norm()
-        scale = self.inner.optimizer.loss_scale if self.inner.fp16_enabled() else None  # the engine's own is what was configured: 0
         return Done(torch.stack(losses).float().mean(), norm, bool(getattr(self.inner.optimizer, "overflow", False)), scale)
 
     def state(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -41,6 +42,34 @@ def test_a_skipped_step_changes_nothing_and_does_not_count(monkeypatch: pytest.M
     fresh = models.build(SHAPE).half()
     assert all(torch.equal(ours, own) for ours, own in zip(engine.module.parameters(), fresh.parameters(), strict=True))
     assert (engine.optimizer.steps, engine.optimizer.scale) == (0, 2.0**38)
+
+
+def test_deepspeed_s_scale_is_the_one_that_the_loss_had() -> None:
+    """Its optimizer halves the scale as it skips the step: that one is the next step's, as with engine torch."""
+    halving = SimpleNamespace(param_groups=[{}], loss_scale=2.0**16, overflow=False)
+
+    class Inner:
+        optimizer = halving
+
+        def __call__(self, loss: Any) -> Any:
+            return loss
+
+        def backward(self, loss: Any) -> None:
+            pass
+
+        def step(self) -> None:
+            halving.loss_scale, halving.overflow = halving.loss_scale / 2, True
+
+        def get_global_grad_norm(self) -> None:
+            return None
+
+        def fp16_enabled(self) -> bool:
+            return True
+
+    engine = training.DeepspeedEngine.__new__(training.DeepspeedEngine)
+    engine.settings, engine.inner = case()["optimizer"], Inner()
+    done = [engine.step([{"loss": torch.tensor(4.0)}], number) for number in range(2)]
+    assert [(one.skipped, one.loss_scale) for one in done] == [(True, 2.0**16), (True, 2.0**15)]
 
 
 @pytest.fixture(scope="module")
