@@ -289,6 +289,25 @@ def test_a_damaged_file_is_told_by_name(spoil: Any, said: str, ours: bool, tmp_p
         formats._load_deepspeed(engine, made(), tmp_path, False)
 
 
+OTHERS = {
+    KeyError("module"): "step-2 is no checkpoint of this training: KeyError: 'module'; name its own",
+    RuntimeError("Error(s) in loading state_dict for Model:\n\tsize mismatch for w: 3 and 4.\n\tmore"): (
+        "step-2 cannot be read: Error(s) in loading state_dict for Model: size mismatch for w: 3 and 4.; use an older one"
+    ),
+}
+
+
+@pytest.mark.parametrize("error", OTHERS, ids=lambda error: type(error).__name__)
+def test_what_deepspeed_makes_of_another_training_is_one_line(error: Exception, tmp_path: Path) -> None:
+    def load_checkpoint(folder: str, tag: str) -> None:
+        raise error
+
+    engine = SimpleNamespace(checkpoint_engine=None, device=formats.HOST, load_checkpoint=load_checkpoint)
+    with pytest.raises(store.BadCheckpoint) as caught:
+        formats._load_deepspeed(engine, made(), tmp_path / "step-2", False)
+    assert str(caught.value) == OTHERS[error]
+
+
 def test_a_machine_that_fails_is_no_bad_checkpoint(tmp_path: Path) -> None:
     def load_checkpoint(folder: str, tag: str) -> None:
         raise torch.OutOfMemoryError("no room")

@@ -210,6 +210,11 @@ def _our_files(engine: Any, *, past_cache: bool) -> Iterator[_Files]:
         engine.checkpoint_engine = library
 
 
+def _why(error: BaseException) -> str:
+    """Two lines at most, since the first of torch's own ends with a colon."""
+    return " ".join(line.strip() for line in str(error).splitlines()[:2]) or type(error).__name__
+
+
 def _save_deepspeed(engine: Any, state: State, folder: Path) -> Parts:
     del state
     with _our_files(engine, past_cache=True) as files:
@@ -224,9 +229,11 @@ def _load_deepspeed(engine: Any, state: State, folder: Path, past_cache: bool) -
             path, _ = engine.load_checkpoint(str(folder), tag=TAG)
     except MACHINE:
         raise
-    except (RuntimeError, OSError, torchfiles.Damaged) as error:
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise store.BadCheckpoint(f"{folder.name} cannot be read: {why}; use an older one") from None
+    except (torchfiles.Damaged, RuntimeError, OSError) as error:
+        raise store.BadCheckpoint(f"{folder.name} cannot be read: {_why(error)}; use an older one") from None
+    except torchfiles.FAULTS as error:
+        why = f"{type(error).__name__}: {_why(error)}"
+        raise store.BadCheckpoint(f"{folder.name} is no checkpoint of this training: {why}; name its own") from None
     if path is None:
         raise store.BadCheckpoint(f"{folder.name} holds no checkpoint of DeepSpeed; use an older one")
 
