@@ -2,7 +2,7 @@
 
     python -m tests.device.disk FOLDER [GB] [TURNS]
 
-FOLDER lies on the disk to be measured. Each line is one figure: what was done, GB/s, seconds. Tensors lie on the accelerator if there is one.
+FOLDER lies on the disk to be measured. Each line is one figure: what was done, GB/s, seconds. Tensors lie on the device that torch calls cuda if there is one.
 """
 
 from __future__ import annotations
@@ -82,4 +82,6 @@ def _timed(what: str, turn: int, size_bytes: int, act: Callable[[], object]) -> 
 
 
 if __name__ == "__main__":
+    if len(sys.argv) not in {2, 3, 4} or not Path(sys.argv[1]).is_dir():
+        sys.exit("disk: name a folder that exists: python -m tests.device.disk FOLDER [GB] [TURNS]")
     main(Path(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else 6.4, int(sys.argv[3]) if len(sys.argv) > 3 else 2)
