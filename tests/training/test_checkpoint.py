@@ -229,7 +229,7 @@ def test_a_file_of_ours_is_one_of_torch_save(past_cache: bool, tmp_path: Path) -
 
 
 class Lexical(torch._C.PyTorchFileWriter):  # type: ignore[misc, name-defined]
-    """As torch 2.6 has it: tensors lie in the order of their numbers read as words, 10 before 2."""
+    """As older torch has it: tensors lie in the order of their numbers read as words, 10 before 2."""
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
