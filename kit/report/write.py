@@ -34,6 +34,8 @@ def write(results: list[Path], wanted: Wanted) -> list[Path]:
         raise KitError("output folder is a file", where=str(wanted.out), next_step="name a folder with --out DIR")
     if wanted.template and not wanted.template.is_file():
         raise KitError("template does not exist", where=str(wanted.template), next_step="name a DOCX file")
+    if wanted.template and "docx" not in wanted.formats:
+        raise KitError("no DOCX is asked for, which a template is for", where=str(wanted.template), next_step="add --format docx")
     sources = [read(path) for path in results]
     first = next((index for index, source in enumerate(sources) if source.pack is None), None)
     if first is None:

@@ -283,6 +283,7 @@ BAD = {
     "not json": (["{text}"], "result is not JSON"),
     "not a result": (["{other}"], "key"),
     "template": (["{result}", "--template", "nothing.docx"], "template does not exist"),
+    "template of nothing": (["{result}", "--format", "html", "--template", "{result}"], "no DOCX is asked for"),
     "broken template": (["{result}", "--format", "docx", "--template", "{text}"], "template cannot be filled"),
     "introduction": (["{result}", "--intro", "nothing.md"], "introduction cannot be read"),
     "audit": (["{result}", "--audit", "nothing.json"], "No such file or directory; make it: python -m verify audit RUN AUDIT --json FILE"),
