@@ -20,7 +20,7 @@ CASE = {
     "seed": 7, "time_limit_s": 60,
 }  # fmt: skip
 BITS = {"float32": 24, "int8": 8}
-DIGEST = "5" * 64
+DIGEST = {"float32": "5" * 64, "int8": "6" * 64}
 
 
 def operand(name: str, index: int, bits: int) -> int:
@@ -37,10 +37,10 @@ def entry(mode: str, place: int, rounded: Callable[[int], int] = int) -> float:
 
 
 def series(kind: str, fields: dict[str, Any], begin: int) -> list[Event]:
-    """Five repeats of 1 ms, ten calls each."""
+    """Five repeats of 1 ms: one call, then three, as many as last the case's millisecond."""
     return [
         {"t": begin + number * 2_000_000 + 1_010_000, "e": kind, **fields, "repeat": number, "phase": "measured" if number > 1 else "warmup",
-         "calls": 10, "begin_ns": begin + number * 2_000_000, "duration_ns": 1_000_000, "clock": "device"}
+         "calls": 3 if number else 1, "begin_ns": begin + number * 2_000_000, "duration_ns": 1_000_000, "clock": "device"}
         for number in range(5)
     ]  # fmt: skip
 
@@ -57,9 +57,9 @@ def events() -> list[Event]:
     for index, mode in enumerate(BITS):
         begin = 1_000_000 + 20_000_000 * index
         fields = {"mode": mode, "shape": [32, 32, 32]}
-        asked = places(seed(DIGEST, "entries"), 4, 1024)
+        asked = places(seed(DIGEST[mode], "entries"), 4, 1024)
         made += series("matmul", fields, begin)
-        made.append({"t": begin + 15_000_000, "e": "product", **fields, "output_sha256": DIGEST, "places": asked,
+        made.append({"t": begin + 15_000_000, "e": "product", **fields, "output_sha256": DIGEST[mode], "places": asked,
                      "values": [entry(mode, place) for place in asked], "residual": 0.0})  # fmt: skip
     made.append({"t": 50_000_000, "e": "unavailable", "what": "int16", "reason": "no such product"})
     for index, kind in enumerate(CASE["copies"]):
@@ -111,6 +111,23 @@ def slow_clock(events: list[Event]) -> None:
             event["begin_ns"] *= 10
 
 
+def of_another(events: list[Event]) -> None:
+    """The digest and the places of another product."""
+    floats, integers = of("product", events)
+    integers.update(output_sha256=floats["output_sha256"], places=floats["places"])
+    integers["values"] = [entry("int8", place) for place in floats["places"]]
+
+
+def blind(events: list[Event]) -> None:
+    """Sampled entries are off by a little, a residual over all of them by nothing."""
+    values = of("product", events)[0]["values"]
+    values[:] = [value * (1 + 2.0**-24) for value in values]
+
+
+against("calls", "three times the calls in the same time", lambda e: [x.update(calls=9) for x in e if x.get("phase") == "measured"])
+against("time", "a repeat by another clock", lambda e: of("copy", e)[3].update(clock="host"))
+against("places", "the digest of another product", of_another)
+against("residual", "a residual that sees nothing", blind)
 against("facts", "no memory size", lambda e: e.remove(of("memory", e)[0]))
 against("series", "a slow repeat left out", lambda e: e.remove(of("matmul", e)[3]), "series")
 against("series", "a shape that was not declared", lambda e: [x.update(shape=[32, 32, 64]) for x in e if x.get("mode") == "int8"], "places")

@@ -31,11 +31,11 @@ def test_a_run_with_the_case_is_verified(tmp_path: Path) -> None:
     found = {name: float(metric.value) for name, metric in outcome.cases[-1].metrics.items()}
     assert found == {
         "memory_gb": 8.0,
-        "matmul_float32_tflops": pytest.approx(2 * 32**3 / 1e-4 / 1e12),
-        "matmul_int8_tops": pytest.approx(2 * 32**3 / 1e-4 / 1e12),
-        "on_card_gb_per_s": pytest.approx(2 * 1048576 / 1e-4 / 1e9),
-        "stream_gb_per_s": pytest.approx(3 * 1048576 / 1e-4 / 1e9),
-        "memory_bandwidth_gb_per_s": pytest.approx(3 * 1048576 / 1e-4 / 1e9),
+        "matmul_float32_tflops": pytest.approx(2 * 32**3 / (1e-3 / 3) / 1e12),
+        "matmul_int8_tops": pytest.approx(2 * 32**3 / (1e-3 / 3) / 1e12),
+        "on_card_gb_per_s": pytest.approx(2 * 1048576 / (1e-3 / 3) / 1e9),
+        "stream_gb_per_s": pytest.approx(3 * 1048576 / (1e-3 / 3) / 1e9),
+        "memory_bandwidth_gb_per_s": pytest.approx(3 * 1048576 / (1e-3 / 3) / 1e9),
     }
 
 

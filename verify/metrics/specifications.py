@@ -7,6 +7,7 @@ precision than the one claimed differs by more.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -25,19 +26,24 @@ SECTION = "specifications"
 PART = "specifications"
 NS_PER_S = 10**9
 WARMUPS = 2
+ESTIMATE_CALLS = 3  # of the second warm-up, whose time says how many calls a repeat has
+MOST_CALLS = 100_000
 PATTERN = 2**20
 PATTERN_SHIFT = 10
 CLOCK_DRIFT = Fraction(1, 1000)
 OVERHEAD_SHARE, OVERHEAD_NS = Fraction(1, 4), 5_000_000  # starting a repeat and waiting for it, in the median, takes no more
+RESIDUAL_SHARE = Fraction(1, 100)  # of the sampled error: both estimate the same, of 64 entries and of all
+EXACT = Fraction(1, 10**10)  # the decimal text of a double differs from it by less
 LIMITS = "baselines/specifications.toml"
 
 RULES = {
     "specifications.facts": "the environment and the size of the memory, once each",
     "specifications.series": "for each mode and shape, and for each copy: two warm-ups, the case's repeats, a check; or once `unavailable`",
-    "specifications.time": "a repeat begins after the one before ended, and the device's time for it agrees with the host's",
-    "specifications.places": "sampled entries are those that the output's digest names",
+    "specifications.calls": "a repeat has the calls that the second warm-up's time and the case's `repeat_ms` give",
+    "specifications.time": "a repeat begins after the one before ended, the device's time agrees with the host's, by one clock throughout",
+    "specifications.places": "sampled entries are those that the output's digest names, and no digest is that of two products",
     "specifications.product": "sampled entries are the exact product's, within what the precision of the mode allows",
-    "specifications.residual": "the Freivalds residual over all entries is within what the precision of the mode allows",
+    "specifications.residual": "the Freivalds residual over all is within what the mode's precision allows, and sees sampled errors",
     "specifications.copied": "sampled words of a copy are those of its source",
 }
 
@@ -214,11 +220,36 @@ def rules(case: Case, measured: Measured) -> Iterator[Finding]:
             found = f"{len(series.repeats)} repeats, check: {series.check is not None}"
             yield error("specifications.series", where, f"a series of the case: {case['repeats']} repeats and a check", found)
             continue
+        yield from _calls(case, series, where)
         yield from _clocks(series, where)
         if isinstance(series.check, Product):
             yield from _product(case, series.check, where)
         elif series.check.values != _copied(case, series.check):
             yield error("specifications.copied", where, f"the source's {_copied(case, series.check)}", series.check.values)
+    yield from _digests(case, measured)
+    clocks = {repeat.clock for series in measured.series.values() for repeat in series.repeats}
+    if len(clocks) > 1:
+        yield error("specifications.time", case["id"], "one clock for all repeats", sorted(clocks))
+
+
+def _digests(case: Case, measured: Measured) -> Iterator[Finding]:
+    """Outputs of different operands have different bytes; modes of one operand may have the same product."""
+    first: dict[str, tuple[object, ...]] = {}
+    for (mode, shape), series in sorted(measured.series.items()):
+        limit = limits(mode)
+        if isinstance(series.check, Product) and limit is not None:
+            mine = (shape, limit["bits"], limit["whole"])
+            if (other := first.setdefault(series.check.output_sha256, mine)) != mine:
+                yield error("specifications.places", f"{case['id']}: {mode} {shape}", "an output of its own", f"that of {other[0]}")
+
+
+def _calls(case: Case, series: Series, where: str) -> Iterator[Finding]:
+    """One call, then three; then as many as last about `repeat_ms` by the time of these, in the worker's own arithmetic."""
+    asked = math.ceil(case["repeat_ms"] * 1e6 * ESTIMATE_CALLS / series.repeats[1].duration_ns)
+    expected = [1, ESTIMATE_CALLS] + [min(MOST_CALLS, max(1, asked))] * case["repeats"]
+    found = [repeat.calls for repeat in series.repeats]
+    if found != expected:
+        yield error("specifications.calls", where, f"calls {expected}", found)
 
 
 def _clocks(series: Series, where: str) -> Iterator[Finding]:
@@ -248,6 +279,9 @@ def _product(case: Case, check: Product, where: str) -> Iterator[Finding]:
         yield error("specifications.product", where, f"a relative error of at most {limit['largest_error']}", root_shown(squares))
     if not 0 <= check.residual <= bound:
         yield error("specifications.residual", where, f"at most {limit['largest_error']}", root_shown(check.residual**2))
+    elif EXACT**2 < squares <= bound**2 and check.residual**2 < squares * RESIDUAL_SHARE**2:
+        expected = f"about the {root_shown(squares)} of the sampled entries"
+        yield error("specifications.residual", where, expected, root_shown(check.residual**2))
 
 
 def _error_squares(case: Case, check: Product, limit: dict[str, Any]) -> Fraction:
