@@ -131,7 +131,7 @@ def text() -> list[Event]:
         events += [{"t": begin + 7_000_000, "e": "finish", "request": r} | ended for r in numbers]
     events.append({"t": 40_000_000, "e": "memory", "peak_bytes": 10**9})
     events.append({"t": 40_000_010, "e": "judged", "prompt": 0, "prompt_sha256": table(judged.DATA)["prompts"][0], "ids": [1, 2],
-                   "nll": [0.5, 0.25], "gap": [0.0, 0.001]})  # fmt: skip
+                   "nll": [0.5, 0.75], "gap": [0.0, 0.001]})  # fmt: skip
     return end(events)
 
 

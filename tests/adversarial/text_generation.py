@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from tests.adversarial.attacks import add, attack
-from tests.adversarial.builder import TEXT, Bench
+from tests.adversarial.builder import TEXT, Bench, prompt
 from tests.adversarial.contents import events
 from tests.conftest import ROOT
 from verify.data import table
@@ -32,7 +32,7 @@ add("text_generation.finish", "sealed", "a request that broke off", lambda b: b.
 add("text_generation.memory", "sealed", "no word of memory", lambda b: events(b, TEXT).remove(b.kind("memory")[0]))
 add("text_generation.judged", "sealed", "an easier prompt", lambda b: b.kind("judged")[0].update(prompt_sha256="0" * 64))
 add("text_generation.judged", "sealed", "a token that nobody judged", lambda b: b.kind("judged")[0].update(nll=[0.5]))
-add("text_generation.greedy", "sealed", "a token of another model", lambda b: b.kind("judged")[0].update(gap=[0.0, 3.0]))
+add("text_generation.greedy", "sealed", "a token of another model", lambda b: b.kind("judged")[0].update(nll=[0.5, 3.5], gap=[0.0, 3.0]))
 add(
     "text_generation.send",
     "sealed",
@@ -40,6 +40,79 @@ add(
     lambda b: events(b, TEXT).insert(events(b, TEXT).index(b.kind("submit")[1]) + 1, {"t": 10_000_000, "e": "send", "request": 0}),
     "text_generation.client",
 )
+
+
+def no_parameters(bench: Bench) -> None:
+    """A thousand parameters in a case whose file names seven billion."""
+    for case in (bench.plan.document["cases"][1], bench.handed[TEXT]["case"]):
+        case["model"]["parameters"] = 6_738_415_616
+
+
+def renumbered(bench: Bench) -> None:
+    """The last round's answers are those of requests asked for later, which were faster."""
+    for event in events(bench, TEXT):
+        if event.get("request") in (4, 5):
+            event["request"] += 2
+        if event["e"] == "submit":
+            event["prompt_sha256"] = prompt(event["request"])
+
+
+def of_a_server(bench: Bench) -> None:
+    """What a client saw, without the client's word."""
+    for case in (bench.plan.document["cases"][1], bench.handed[TEXT]["case"]):
+        case["engine"] = "openai"
+        case["server"] = {"url": "http://127.0.0.1:8000", "model": "m", "processes": 1, "stall_s": 60}
+    bench.kind("engine")[0].update(name="openai")
+
+
+def on_a_card(bench: Bench) -> None:
+    """A million parameters that weighed next to nothing."""
+    bench.kind("environment")[0].update(device="xpu")
+    bench.kind("model")[0].update(parameters=10**6)
+    bench.kind("memory")[0].update(peak_bytes=4 * 10**6)
+
+
+def long(bench: Bench, *delays_ns: int) -> None:
+    """Requests of 16 tokens, one in about 0.2 ms; each round's are later by a share of its delay, the last token by all of it."""
+    for case in (bench.plan.document["cases"][1], bench.handed[TEXT]["case"]):
+        case["output_tokens"] = 16
+    bench.kind("engine")[0].update(needed_tokens=48)
+    lines = events(bench, TEXT)
+    for event in bench.kind("tokens"):
+        lines.remove(event)
+    for number, start in enumerate(bench.kind("round_start")):
+        at = lines.index(next(event for event in bench.kind("finish") if event["request"] == 2 * number))
+        times = [start["t"] + 3_000_000 + step * (200_003 + delays_ns[number]) for step in range(16)]
+        lines[at:at] = [{"t": t, "e": "tokens", "request": 2 * number + one, "ids": [3]} for t in times for one in (0, 1)]
+
+
+add("text_generation.model", "sealed", "a millionth of the model", no_parameters)
+add("text_generation.model", "sealed", "random weights with a digest", lambda b: b.kind("model")[0].update(weights_sha256="0" * 64))
+add("text_generation.copied", "sealed", "the best round told again", lambda b: long(b, 7, 3, 3))
+add("text_generation.loads", "sealed", "a load within another", lambda b: b.kind("load")[1].update(begin_ns=999_999))
+add("text_generation.memory", "sealed", "less memory than the weights have", on_a_card)
+add("text_generation.output", "sealed", "more tokens than the server counted", lambda b: b.kind("finish")[0].update(usage_tokens=2))
+add("text_generation.requests", "sealed", "requests of a later time", renumbered)
+add("text_generation.send", "sealed", "a server without a client", of_a_server)
+add("text_generation.judged", "sealed", "a token of no vocabulary", lambda b: b.kind("judged")[0].update(ids=[1, 256]))
+add("text_generation.judged", "sealed", "two tokens that are likelier than certain", lambda b: b.kind("judged")[0].update(nll=[0.5, 0.25]))
+add("text_generation.judged", "sealed", "the likeliest of 256, and rarer than each", lambda b: b.kind("judged")[0].update(nll=[5.6, 0.75]))
+
+
+@attack("text_generation.requests", "sealed")
+def submitted_when_its_turn_came(bench: Bench) -> None:
+    """Who is asked late waits less for the first token."""
+    lines, late = events(bench, TEXT), bench.kind("submit")[3]
+    lines.remove(late)
+    late["t"] += 4_000_000
+    lines.insert(lines.index(bench.kind("submit")[2]) + 1, late)
+
+
+@attack("text_generation.prompt", "sealed")
+def easy_prompts_where_nobody_looked(bench: Bench) -> None:
+    """The true prompts at the ends alone."""
+    for submit in bench.kind("submit")[1:-1]:
+        submit["prompt_sha256"] = f"{submit['request']:064x}"
 
 
 @attack("text_generation.requests", "sealed")
@@ -64,13 +137,15 @@ def the_same_prompt_twice(bench: Bench) -> None:
 
 
 def quantised(bench: Bench, nll: float) -> None:
-    """An INT8 case whose text costs `nll` nats in 100 tokens with quantisation, and 100 without."""
+    """An INT8 case whose text of 2040 tokens costs `nll` nats with quantisation, and 2040 without."""
     for case in (bench.plan.document["cases"][1], bench.handed[TEXT]["case"]):
         case["quantization"] = "w8a16"
     digest = table(judged.DATA)["text_sha256"]
     lines = events(bench, TEXT)
-    for kind, found in (("none", 100.0), ("w8a16", nll)):
-        lines.insert(-1, {"t": lines[-1]["t"], "e": "perplexity", "quantization": kind, "text_sha256": digest, "tokens": 100, "nll": found})
+    for kind, found in (("none", 2040.0), ("w8a16", nll)):
+        lines.insert(
+            -1, {"t": lines[-1]["t"], "e": "perplexity", "quantization": kind, "text_sha256": digest, "tokens": 2040, "nll": found}
+        )
 
 
 def another_text(bench: Bench) -> None:
@@ -78,8 +153,15 @@ def another_text(bench: Bench) -> None:
         event["text_sha256"] = "0" * 64
 
 
-add("text_generation.int8", "sealed", "INT8 without its gate", lambda b: (quantised(b, 100.0), events(b, TEXT).pop(-2)))
-add("text_generation.int8", "sealed", "INT8 on an easier text", lambda b: (quantised(b, 100.0), another_text(b)))
+def many_tokens(bench: Bench) -> None:
+    """A text of a million tokens has nearly the same perplexity, whatever the difference in nats."""
+    for event in bench.kind("perplexity"):
+        event["tokens"] = 10**6
+
+
+add("text_generation.int8", "sealed", "INT8 without its gate", lambda b: (quantised(b, 2040.0), events(b, TEXT).pop(-2)))
+add("text_generation.int8", "sealed", "INT8 spread over more tokens", lambda b: (quantised(b, 9000.0), many_tokens(b)))
+add("text_generation.int8", "sealed", "INT8 on an easier text", lambda b: (quantised(b, 2040.0), another_text(b)))
 
 
 @attack("text_generation.window", "sealed")
@@ -103,6 +185,14 @@ def arrivals_well_apart(bench: Bench) -> None:
     """Requests that come well apart are answered sooner than those that come in bursts."""
     arriving(bench)
     bench.kind("submit")[1]["t"] += 2000
+
+
+@attack("text_generation.arrival", "sealed")
+def arrivals_that_all_come_late(bench: Bench) -> None:
+    """Each in its time from the next, all of them when the answers are nearly there."""
+    arriving(bench)
+    for event in bench.kind("submit"):
+        event["t"] += 10_000
 
 
 @attack("text_generation.client", "sealed")

@@ -50,7 +50,7 @@ def test_numbers_of_a_case(tmp_path: Path) -> None:
         "throughput_legacy": pytest.approx(2 * 8 / 0.008),
         "load_time_cold_s": pytest.approx(0.0009999),
         "load_time_s": 0.001,
-        "continuation_perplexity": pytest.approx(1.4549914),
+        "continuation_perplexity": pytest.approx(1.8682460),
         "greedy_gap_max": 0.001,
         "first_difference_mean": 1,
         "identical_share": 0,
@@ -107,6 +107,26 @@ def test_a_client_that_was_the_limit_is_named(tmp_path: Path, send_ns: int, lag_
     assert found.get("client_lag_max_ms", 0) == max(lag_ns, default=0) / 1e6
 
 
+def test_a_client_that_lets_requests_go_late_is_named(tmp_path: Path) -> None:
+    """The second of two is submitted 0.4 ms after the first: 0.2 ms on average, of waits of about 5 ms."""
+
+    def late(bench: Bench) -> None:
+        for submit in bench.kind("submit")[1::2]:
+            submit["t"] += 400_000
+        clients(bench, 0, [0])
+
+    assert [(finding.rule, finding.severity) for finding in ran(tmp_path, late).findings] == [("text_generation.late", "warning")]
+
+
+def test_rounds_that_differ_by_a_nanosecond_a_token_are_no_copies(tmp_path: Path) -> None:
+    assert ran(tmp_path, lambda bench: text_generation.long(bench, 3, 4, 5)).findings == []
+
+
+def test_rounds_of_a_coarse_clock_are_no_copies(tmp_path: Path) -> None:
+    """Whole microseconds may be all that a clock has."""
+    assert ran(tmp_path, lambda bench: text_generation.long(bench, *[-3] * 3)).findings == []
+
+
 def test_a_server_without_ids_is_counted_by_its_word_and_warned_of(tmp_path: Path) -> None:
     def worded(bench: Bench) -> None:
         for event in bench.kind("tokens"):
@@ -150,8 +170,8 @@ def test_tokens_that_nobody_judged_are_said_to_be_unproven(tmp_path: Path) -> No
 
 
 def test_an_int8_case_tells_its_perplexity_and_is_judged_by_the_profile(tmp_path: Path) -> None:
-    """102.5 nats in 100 tokens with quantisation, 100 without: e to the 0.025; honest, so the run stands, and the gate makes it 0."""
-    outcome = ran(tmp_path, lambda bench: text_generation.quantised(bench, 102.5))
+    """2091 nats in 2040 tokens with quantisation, 2040 without: e to the 0.025; honest, so the run stands, and the gate makes it 0."""
+    outcome = ran(tmp_path, lambda bench: text_generation.quantised(bench, 2091.0))
     assert (outcome.verdict, outcome.findings) == ("verified", [])
     assert numbers(outcome)["int8_perplexity_ratio"] == pytest.approx(1.0253151)
 

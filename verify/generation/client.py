@@ -10,7 +10,7 @@ from verify.events import exact
 from verify.findings import Finding, error, warning
 from verify.generation import judged
 from verify.generation.events import Client
-from verify.generation.requests import Measured
+from verify.generation.requests import SERVER, Measured, Request, arrivals
 from verify.metrics import Case, Metric, mean, over
 
 NS_PER_MS = 10**6
@@ -19,7 +19,7 @@ NS_PER_MS = 10**6
 def rules(case: Case, measured: Measured) -> Iterator[Finding]:
     """A request is sent or it is not, for all of a case; every round of a client says how late it was."""
     sent = [request.send_ns is not None for request in measured.requests.values()]
-    if any(sent) and not all(sent):
+    if (any(sent) or case["engine"] == SERVER) and not all(sent):
         yield error("text_generation.send", case["id"], "every request sent, or none", f"{sum(sent)} of {len(sent)}")
     rounds = [event.round for event in measured.all(Client)]
     expected = list(range(measured.rounds)) if any(sent) else []
@@ -36,10 +36,20 @@ def _limit(case: Case, measured: Measured) -> Iterator[Finding]:
     share = exact(table(judged.DATA)["client_share"])
     wait = mean(request.wait_ns for request in requests)
     send, lag = mean((request.send_ns or 0) - request.submit_ns for request in requests), mean(_lags(case, measured) or [0])
-    if max(send, lag) > share * wait:
+    apart = mean(_apart(case, requests))
+    if max(send, lag, apart) > share * wait:
         expected = f"sends and looks at most {float(share):.0%} of the first-token latency late ({float(wait) / NS_PER_MS:.3f} ms)"
         found = f"the client was the limit: sends {float(send) / NS_PER_MS:.3f} ms late, looks {float(lag) / NS_PER_MS:.3f} ms"
+        found += f", submits {float(apart) / NS_PER_MS:.3f} ms apart"
         yield warning("text_generation.late", case["id"], expected, found)
+
+
+def _apart(case: Case, chosen: list[Request]) -> list[int]:
+    """How long after the first of its round each request of a closed loop was submitted: those that come late wait less."""
+    first: dict[int, int] = {}
+    for request in chosen:
+        first.setdefault(request.round, request.submit_ns)
+    return [request.submit_ns - first[request.round] for request in chosen] if arrivals(case) is None else [0]
 
 
 def _lags(case: Case, measured: Measured) -> list[int]:

@@ -7,6 +7,7 @@ that is in each precision is data, and so are references: outputs of a float32 r
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from decimal import Context
 from fractions import Fraction
@@ -20,6 +21,8 @@ from verify.generation.requests import Measured
 from verify.metrics import Case, Metric, mean, over
 
 DATA = "baselines/text_generation.toml"
+TEXT_TOKENS = 8 * 255  # of the frozen text: windows of 256, of which the first token is given
+ROUNDING = 1e-6  # of logarithms in double precision; logits are as they are
 _EXP = Context(prec=40)
 
 
@@ -58,6 +61,17 @@ def _form(case: Case, found: list[Judged]) -> Iterator[Finding]:
             yield error(
                 "text_generation.judged", where, f"ids, nll, gap = {asked['tokens']}, {length}, {length} of them, none below 0", sizes
             )
+        elif max(one.ids, default=0) >= case["model"]["vocab_size"]:
+            yield error("text_generation.judged", where, f"ids below {case['model']['vocab_size']}", max(one.ids))
+        elif odd := [place for place, pair in enumerate(zip(one.nll, one.gap, strict=True)) if not _can_be(*pair, case)]:
+            possible = "likelihoods of two tokens that are at most 1 together, the likeliest one's at least 1 / vocabulary"
+            yield error("text_generation.judged", f"{where}, position {odd[0]}", possible, (one.nll[odd[0]], one.gap[odd[0]]))
+
+
+def _can_be(nll: float, gap: float, case: Case) -> bool:
+    """Whether a token of this likelihood can be so much less likely than the likeliest of a vocabulary."""
+    least = gap + math.log1p(math.exp(-gap)) if gap else 0
+    return least - ROUNDING <= nll <= gap + math.log(case["model"]["vocab_size"]) + ROUNDING
 
 
 def _first_difference(where: str, one: Judged, stored: list[dict[str, Any]] | None, bound: Fraction) -> Iterator[Finding]:
@@ -85,6 +99,8 @@ def _int8(case: Case, measured: Measured) -> Iterator[Finding]:
         expected = f"perplexity of one text by {kinds or 'nobody'}"
         yield error("text_generation.int8", case["id"], expected, [(one.quantization, one.tokens) for one in found])
         return
+    if odd := [(one.tokens, one.nll) for one in found if one.tokens != TEXT_TOKENS or one.nll < 0]:
+        yield error("text_generation.int8", case["id"], f"{TEXT_TOKENS} tokens, no likelihood above 1", odd)
     if kinds and found[0].text_sha256 != table(DATA)["text_sha256"]:
         yield error("text_generation.int8", case["id"], "the frozen text", found[0].text_sha256[:12])
 

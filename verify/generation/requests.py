@@ -25,14 +25,15 @@ from verify.generation.events import (
 )
 from verify.metrics import Blocks, Case
 
-SAMPLED = 8  # prompts that are computed anew, of a case's first, last and others between
+SERVER = "openai"  # the engine that is a client
+SAMPLED = 8  # prompts that are computed anew; which ones, the digests of all name
 
 
 @dataclass(slots=True)
 class Chunks:
     """Tokens or text of one request that came one after the other in a block, with nothing else of this request between them.
 
-    `largest` is the largest id, None where there was text and no ids.
+    `largest` is the largest id, None where there was text and no ids; `sum_ns` is of the times of all chunks.
     """
 
     request: int
@@ -41,6 +42,7 @@ class Chunks:
     first_tokens: int
     later_tokens: int
     largest: int | None
+    sum_ns: int
     pieces: int = 1
 
 
@@ -57,6 +59,7 @@ class Request:
     first_tokens: int = 0
     later_tokens: int = 0
     pieces: int = 0
+    sum_ns: int = 0
     counted: int | None = None
     text: bool = False
     finished: bool = False
@@ -65,6 +68,11 @@ class Request:
     def tokens(self) -> int:
         """Generated tokens: from ids, or by the server's count where it told none; never from chunks."""
         return (self.counted or 0) if self.text else self.first_tokens + self.later_tokens
+
+    @property
+    def shape_ns(self) -> tuple[int, ...]:
+        """First token, last token and the sum of all chunks' times, since submit."""
+        return self.wait_ns, self.last_ns - self.submit_ns, self.sum_ns - self.pieces * self.submit_ns
 
     @property
     def wait_ns(self) -> int:
@@ -88,7 +96,11 @@ class Measured:
     findings: Kept = field(default_factory=Kept)
     weights: str = "random"
     weights_sha256: str | None = None
+    parameters: int = 0
+    device: str = ""
     devices: set[str] = field(default_factory=set)
+    begun_ns: list[int] = field(default_factory=list)  # of each round
+    told_ns: int = 0  # the time of what was told last
     rounds: int = 0
     in_flight: int = 0
     submitted: int = 0  # in the round under way
@@ -124,12 +136,13 @@ def condense(case: Case, rank: int, events: list[Event]) -> list[Event | Chunks]
             continue
         chunks = under_way.get(event.request)
         if chunks is None:
-            under_way[event.request] = chunks = Chunks(event.request, event.t, event.t, tokens, 0, largest)
+            under_way[event.request] = chunks = Chunks(event.request, event.t, event.t, tokens, 0, largest, event.t)
             found.append(chunks)
             continue
         chunks.last_ns = event.t
         chunks.later_tokens += tokens
         chunks.pieces += 1
+        chunks.sum_ns += event.t
         chunks.largest = None if chunks.largest is None or largest is None else max(chunks.largest, largest)
     return found
 
@@ -158,16 +171,27 @@ def _take(measured: Measured, event: Event | Chunks) -> None:
         case Environment():
             measured.facts.append("environment")
             measured.devices.add(event.device_name)
+            measured.device = event.device
         case Model():
             _model(measured, event)
         case Load() | Engine() | Compiled() | Client() | Judged() | Perplexity() | Memory():
             measured.few.setdefault(type(event), []).append(event)
+    if isinstance(event, Load | Compiled) and (event.begin_ns < measured.told_ns or measured.rounds):
+        rule = "loads" if isinstance(event, Load) else "compiled"
+        measured.wrong(rule, rule, f"from {measured.told_ns} ns on, before the first round", f"from {event.begin_ns} ns on")
+    measured.told_ns = event.last_ns if isinstance(event, Chunks) else event.t
 
 
 def _model(measured: Measured, event: Model) -> None:
     measured.facts.append("model")
-    measured.weights, measured.weights_sha256 = event.weights, event.weights_sha256
+    measured.weights, measured.weights_sha256, measured.parameters = event.weights, event.weights_sha256, event.parameters
     case = measured.case
+    named = case["model"].get("parameters", event.parameters)
+    if event.parameters != named:
+        measured.wrong("model", "model", f"{named} parameters", event.parameters)
+    hashed = [False] if event.weights == "random" else [True] if case["engine"] != SERVER else [True, False]  # a server does not say
+    if (event.weights_sha256 is not None) not in hashed:
+        measured.wrong("model", "model", "a digest of weights of a file, and of no others", f"{event.weights}, {event.weights_sha256}")
     expected = (case["seed"], case["dtype"], "random" if case["weights"] == "random" else "file")
     found = (event.seed, event.dtype, event.weights)
     if found != expected:
@@ -182,6 +206,7 @@ def _round(measured: Measured, event: RoundStart) -> None:
     if measured.in_flight:
         measured.wrong("rounds", f"round {number}", "no request of the round before in flight", f"{measured.in_flight} in flight")
     measured.rounds += 1
+    measured.begun_ns.append(event.t)
     measured.submitted = 0
 
 
@@ -201,6 +226,10 @@ def _submit(measured: Measured, event: Submit) -> None:
             f"a new request of round {measured.rounds - 1}, at most {most} in flight",
             f"round {event.round}, {measured.in_flight} in flight, seen before: {event.request in measured.requests}",
         )
+    first = (measured.rounds - 1) * per_round(measured.case)
+    if not first <= event.request < first + per_round(measured.case):
+        expected = f"requests {first} to {first + per_round(measured.case) - 1} in round {measured.rounds - 1}"
+        measured.wrong("requests", where, expected, event.request)
     if event.prompt_tokens != measured.case["input_tokens"]:
         measured.wrong("prompt", where, f"{measured.case['input_tokens']} tokens", event.prompt_tokens)
     measured.requests.setdefault(event.request, Request(event.round, event.t, event.prompt_sha256))
@@ -229,6 +258,7 @@ def _tokens(measured: Measured, chunks: Chunks) -> None:
         request.later_tokens += chunks.first_tokens + chunks.later_tokens
     request.text |= chunks.largest is None
     request.pieces += chunks.pieces
+    request.sum_ns += chunks.sum_ns
     request.last_ns = chunks.last_ns
 
 
@@ -270,9 +300,10 @@ def digest(ids: list[int]) -> str:
     return hashlib.sha256(b"".join(number.to_bytes(4, "little") for number in ids)).hexdigest()
 
 
-def sampled(count: int) -> list[int]:
-    """The numbers of requests whose prompts are computed anew."""
-    return sorted({index * (count - 1) // (SAMPLED - 1) for index in range(SAMPLED)}) if count else []
+def sampled(digests: list[str]) -> list[int]:
+    """Places of the prompts that are computed anew: nobody knows them before all prompts are chosen."""
+    start = words.seed(hashlib.sha256("".join(digests).encode()).hexdigest(), "prompts")
+    return sorted(set(words.places(start, SAMPLED, len(digests)))) if digests else []
 
 
 def offsets(case: Case, number: int) -> list[int]:

@@ -13,7 +13,7 @@ from fractions import Fraction
 
 from verify.events import Compiled, Memory
 from verify.findings import Finding, error, warning
-from verify.generation import client, judged, requests, spread
+from verify.generation import client, copied, judged, requests, spread
 from verify.generation.events import EVENTS, Engine, Load
 from verify.generation.requests import Measured, Request, condense, measure
 from verify.metrics import Case, Metric, Window, mean, over
@@ -26,27 +26,30 @@ PART = "text_generation"
 NS_PER_S = 10**9
 NS_PER_MS = 10**6
 ARRIVAL_NS = 1000  # two libraries may differ in the last bit of a logarithm
+OWN = "transformers"  # the engine that is the worker's own step loop
 KV_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
 RULES = {
     "text_generation.facts": "the first rank records its environment and its model (seed, dtype, kind of weights of the case), once each",
+    "text_generation.model": "the parameters that the case's file of the model says, a digest of weights of a file and of no others",
     "text_generation.engine": "the case's engine, once, with the need of the KV cache as the case and the model's shape give it",
-    "text_generation.loads": "a cold load, then the case's discarded and its measured ones, each taking time",
-    "text_generation.compiled": "compiled once, in the case's mode, or not at all where the case is eager",
+    "text_generation.loads": "a cold load, then the discarded and the measured ones, each taking time after the last, before any round",
+    "text_generation.compiled": "compiled once, in the case's mode, before the first round, or not at all where the case is eager",
     "text_generation.rounds": "rounds 0, 1, 2, ... with the case's warm-up, then its measured rounds, one after the other",
-    "text_generation.requests": "as many requests a round as the case asks for, each submitted once, in a closed loop before any ends",
+    "text_generation.requests": "a round's own requests, all of them, each submitted once; in a closed loop at one time, before any ends",
     "text_generation.prompt": "every prompt has the case's input_tokens, is the one of its seed and number, and no two are the same",
-    "text_generation.output": "every request gives exactly the case's output_tokens, as ids of the vocabulary, no empty chunk",
-    "text_generation.arrival": "requests of a rate come when the seed says, to a microsecond",
+    "text_generation.output": "every request gives exactly the case's output_tokens, as ids of the vocabulary, as a server counts",
+    "text_generation.arrival": "requests of a rate come when the seed says, to a microsecond, from the round's begin on",
     "text_generation.finish": "every request finishes, once, by length",
+    "text_generation.copied": "no round has the times of another to the nanosecond",
     "text_generation.window": "the measured rounds take time",
-    "text_generation.send": "a client sends each request once, after its submit and before its first token",
+    "text_generation.send": "a client, as every server has, sends each request once, after its submit and before its first token",
     "text_generation.client": "a client says of every round how late it was",
-    "text_generation.judged": "the case's frozen prompts, each continued by as many tokens as asked, judged or not as the case says",
+    "text_generation.judged": "the frozen prompts, continued by as many ids as asked, with likelihoods that can be, as the case says",
     "text_generation.greedy": "every token of these is the likeliest to a float32 model, or nearly, as the precision allows",
     "text_generation.reference": "these continuations are those of the stored reference, up to where two tokens are nearly as likely",
-    "text_generation.int8": "an INT8 case tells its text's perplexity with INT8 and without, a server has continuations judged (ruling 10)",
-    "text_generation.memory": "the largest allocation, once",
+    "text_generation.int8": "an INT8 case tells the whole text's perplexity with it and without, a server has continuations judged",
+    "text_generation.memory": "the largest allocation, once, no less than weights and cache where the worker itself holds them on a card",
 }
 
 
@@ -67,8 +70,10 @@ def rules(case: Case, measured: Measured) -> Iterator[Finding]:
     walls = [_wall_ns(group) for group in _by_round(measured.window())]
     if not walls or min(walls) <= 0:
         yield error("text_generation.window", case["id"], "measured rounds longer than 0 ns", walls)
-    if len(measured.all(Memory)) != 1:
-        yield error("text_generation.memory", case["id"], "the largest allocation, once", len(measured.all(Memory)))
+    peaks, least = [event.peak_bytes for event in measured.all(Memory)], _least_bytes(case, measured)
+    if len(peaks) != 1 or 0 < peaks[0] < least:
+        yield error("text_generation.memory", case["id"], f"the largest allocation, once, of at least {least} bytes", peaks)
+    yield from copied.rules(case, measured)
     yield from client.rules(case, measured)
     yield from judged.rules(case, measured)
 
@@ -102,6 +107,15 @@ def _loads(case: Case, loads: list[Load]) -> Iterator[Finding]:
         yield error("text_generation.loads", case["id"], expected, found)
 
 
+def _least_bytes(case: Case, measured: Measured) -> int:
+    """Weights and cache, where the engine holds them on the worker's own device; 0 where it need not."""
+    if case["engine"] != OWN or measured.device == "cpu":
+        return 0
+    each = 1 if case["quantization"] != "none" else KV_BYTES[case["dtype"]]
+    cached = case["concurrency"] * (case["input_tokens"] + case["output_tokens"] - 1) if requests.arrivals(case) is None else 0
+    return measured.parameters * each + cached * kv_bytes_per_token(case)
+
+
 def _requests(case: Case, measured: Measured) -> Iterator[Finding]:
     expected = case["warmup_rounds"] + case["measured_rounds"]
     if measured.rounds != expected:
@@ -110,15 +124,27 @@ def _requests(case: Case, measured: Measured) -> Iterator[Finding]:
     for number in range(expected):
         if counts[number] != asked:
             yield error("text_generation.requests", f"{case['id']}: round {number}", f"{asked} requests", counts[number])
+    if requests.arrivals(case) is None:
+        yield from _at_once(case, measured)
     for number, request in measured.requests.items():
         where = f"{case['id']}: request {number}"
         if not request.finished:
             yield error("text_generation.finish", where, "a finish", "none")
-        if request.tokens != case["output_tokens"] or request.first_ns is None:
-            yield error("text_generation.output", where, f"{case['output_tokens']} tokens", request.tokens)
+        if request.tokens != case["output_tokens"] or request.first_ns is None or request.counted not in (None, request.tokens):
+            found = f"{request.tokens}, by the server's count {request.counted}"
+            yield error("text_generation.output", where, f"{case['output_tokens']} tokens", found)
     if any(request.text for request in measured.requests.values()):
         found = "text alone: counts are the server's word"
         yield warning("text_generation.usage", case["id"], "token ids", found)
+
+
+def _at_once(case: Case, measured: Measured) -> Iterator[Finding]:
+    """A closed loop hands a round over as a whole; a client, which sends one request after the other, says when it sent each."""
+    for group in _by_round(list(measured.requests.values())):
+        submits = {request.submit_ns for request in group if request.send_ns is None}
+        if len(submits) > 1:
+            where = f"{case['id']}: round {group[0].round}"
+            yield error("text_generation.requests", where, "a round submitted at one time", f"{len(submits)} times")
 
 
 def _prompts(case: Case, measured: Measured) -> Iterator[Finding]:
@@ -128,7 +154,7 @@ def _prompts(case: Case, measured: Measured) -> Iterator[Finding]:
     if len(set(digests)) != distinct:
         yield error("text_generation.prompt", case["id"], f"{distinct} different prompts", len(set(digests)))
     numbers = sorted(measured.requests)
-    for place in requests.sampled(len(numbers)):
+    for place in requests.sampled([measured.requests[number].prompt_sha256 for number in numbers]):
         number = numbers[place]
         expected = requests.digest(requests.prompt(case, case["seed"], number))
         if measured.requests[number].prompt_sha256 != expected:
@@ -145,6 +171,8 @@ def _arrivals(case: Case, measured: Measured) -> Iterator[Finding]:
         begin = group[0].submit_ns
         expected = requests.offsets(case, number)
         late = [abs(request.submit_ns - begin - offset + expected[0]) for request, offset in zip(group, expected, strict=False)]
+        if number < len(measured.begun_ns):
+            late.append(begin - expected[0] - measured.begun_ns[number])
         if max(late) > ARRIVAL_NS:
             yield error("text_generation.arrival", f"{case['id']}: round {number}", f"arrivals of seed {case['seed']}", "others")
 

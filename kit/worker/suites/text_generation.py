@@ -118,7 +118,8 @@ def _round(case: Case, recorder: Recorder, engine: Any, number: int) -> None:
     begin_ns = time.monotonic_ns()
     if "arrival" in case:
         asked = [request._replace(due_ns=request.due_ns + begin_ns) for request in asked]
-    recorder.event("round_start", round=number, phase=phase)
+    began_ns = begin_ns - recorder.origin_ns  # not when it was written: the first request may be due before that
+    recorder.event("round_start", began_ns, round=number, phase=phase)
     submit_ns = time.monotonic_ns()
     items = list(engine.generate(asked, case["output_tokens"]))
     _write(case, recorder, number, asked, digests, submit_ns, items)
