@@ -20,6 +20,7 @@ FOLDER = "artifacts"
 CHUNKS = (b"IHDR", b"IDAT", b"IEND")
 RGB = (8, 2, 0, 0, 0)  # bits, colour type, compression, filter method, interlace
 ROUNDING_MILLI = 1
+PLAIN = 16  # different colours of parts, at most, in a picture that a model without a picture may give again
 # The square of a byte is 256 * HIGH + LOW of it: two tables, so that bytes.translate and sum do the work.
 LOW, HIGH = bytes(value**2 % 256 for value in range(256)), bytes(value**2 // 256 for value in range(256))
 
@@ -29,6 +30,8 @@ class Told(Protocol):
 
     @property
     def file(self) -> str: ...
+    @property
+    def picture(self) -> int: ...
     @property
     def sha256(self) -> str: ...
     @property
@@ -108,6 +111,17 @@ def _sums(values: bytes) -> tuple[int, int]:
 
 def _thousandths(whole: int, parts: int) -> int:
     return (2000 * whole + parts) // (2 * parts)
+
+
+def twins(told: Sequence[Told]) -> list[tuple[int, int]]:
+    """Pictures that have all colours of an earlier one; plain ones (black, where a model gives nothing else) may be alike."""
+    first: dict[tuple[int, ...], int] = {}
+    pairs = [
+        (first.setdefault((*one.grid_milli, *one.spread_milli), one.picture), one.picture)
+        for one in told
+        if len(set(one.grid_milli)) > PLAIN
+    ]
+    return [(other, mine) for other, mine in pairs if other != mine]
 
 
 def kept(where: str, side: int, told: Sequence[Told], evidence: Evidence, folder: str) -> Iterator[Finding]:

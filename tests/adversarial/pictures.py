@@ -135,12 +135,41 @@ def of(kind: str, events: list[Event]) -> list[Event]:
     return [event for event in events if event["e"] == kind]
 
 
-def against(rule: str, name: str, change: Callable[[list[Event]], Any]) -> None:
+def against(rule: str, name: str, change: Callable[[list[Event]], Any], *also: str) -> None:
     """An attack by a vendor who seals changed events of this case."""
-    add(f"text_to_image.{rule}", "sealed", name, lambda bench: change(with_case(bench)))
+    others = [f"text_to_image.{other}" for other in also]
+    add(f"text_to_image.{rule}", "sealed", name, lambda bench: change(with_case(bench)), *others)
 
 
 against("facts", "weights of a file, said to be", lambda e: of("model", e)[0].update(weights="file", weights_sha256="0" * 64))
+
+
+def ragged(events: list[Event]) -> None:
+    """Times that end in odd nanoseconds."""
+    for call in of("call", events):
+        call.update(encoded_ns=call["encoded_ns"] + 7, denoised_ns=call["denoised_ns"] + 7 * call["call"], t=call["t"] + 13)
+
+
+def copied(events: list[Event]) -> None:
+    """The best call told again."""
+    ragged(events)
+    of("call", events)[2].update({name: of("call", events)[1][name] + 30 * MS for name in ("begin_ns", "encoded_ns", "denoised_ns", "t")})
+
+
+def on_a_card(events: list[Event]) -> None:
+    """A card that held less than the weights."""
+    of("environment", events)[0].update(device="xpu")
+    of("memory", events)[0].update(peak_bytes=10**6)
+
+
+against("facts", "random weights with a digest", lambda e: of("model", e)[0].update(weights_sha256="0" * 64))
+against("parts", "a smaller model than its parts", lambda e: of("model", e)[0].update(parameters=1000))
+against("parts", "another safety checker than asked", lambda e: of("parts", e)[0].update(safety_checker="off"))
+against("loads", "a load within another", lambda e: of("load", e)[1].update(begin_ns=9 * MS))
+against("compiled", "compiled before the model was there", lambda e: of("compiled", e)[0].update(begin_ns=14 * MS))
+against("time", "a call before its pictures", lambda e: of("call", e)[0].update(begin_ns=31 * MS))
+against("time", "the best call told again", copied)
+against("memory", "less memory than the weights have", on_a_card)
 against("facts", "no parts", lambda e: e.remove(of("parts", e)[0]))
 against("parts", "a smaller denoiser", lambda e: of("parts", e)[0].update(denoiser=1000))
 against("loads", "a slow load left out", lambda e: e.remove(of("load", e)[1]))
@@ -151,7 +180,13 @@ against("time", "calls that overlap", lambda e: of("call", e)[2].update(begin_ns
 against("time", "a decoder before its latents", lambda e: of("call", e)[2].update(denoised_ns=10**9))
 against("latents", "latents of a step left out", lambda e: e.remove(of("latents", e)[1]))
 against("latents", "fewer values", lambda e: of("latents", e)[1]["values"].pop())
-against("reference", "fewer steps than said", lambda e: of("latents", e)[2].update(values=of("latents", e)[1]["values"]))
+against(
+    "latents",
+    "latents of one step told of another",
+    lambda e: of("latents", e)[2].update(values=of("latents", e)[1]["values"]),
+    "reference",
+)
+against("reference", "fewer steps than said", lambda e: of("latents", e)[2].update(values=[v * 1.1 for v in of("latents", e)[1]["values"]]))
 against("reference", "values of another model", lambda e: of("latents", e)[0].update(values=[0.5] * 64))
 against("reference", "values beyond all bounds", lambda e: of("latents", e)[0].update(values=[1e300] * 64))
 against("pictures", "no picture kept", lambda e: e.remove(of("picture", e)[0]))
@@ -212,6 +247,20 @@ judged("grey pictures: too bad", lambda b: with_taught(b, lambda pixels: bytes([
 judged("red and blue exchanged: too bad", lambda b: with_taught(b, exchanged))
 judged("pictures darker by a fifth: too bad", lambda b: with_taught(b, lambda pixels: bytes(value * 4 // 5 for value in pixels)))
 judged("noise over everything: too bad", lambda b: with_taught(b, rough))
+
+
+def one_of_all(bench: Bench) -> None:
+    """One good picture, kept thirty-two times."""
+    _add(bench, TAUGHT_CASE, [honest()[0]] * TAUGHT_CASE["batch"])
+
+
+def one_twice(bench: Bench) -> None:
+    """A picture that went wrong is left out for one that did not."""
+    _add(bench, TAUGHT_CASE, [*honest()[:-1], honest()[0]])
+
+
+add("text_to_image.pictures", "sealed", "a good picture kept twice", one_twice)
+add("text_to_image.pictures", "sealed", "one picture for all", one_of_all, "text_to_image.quality")
 
 
 def dressed(bench: Bench) -> None:

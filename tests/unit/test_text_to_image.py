@@ -51,6 +51,11 @@ def test_a_case_without_a_reference_is_said_to_be_unproven(tmp_path: Path) -> No
     assert [(finding.rule, finding.severity) for finding in outcome.findings] == [("text_to_image.unproven", "warning")]
 
 
+def test_calls_of_odd_nanoseconds_are_no_copies(tmp_path: Path) -> None:
+    outcome = replay.replay(builder.build(tmp_path, lambda bench: built.ragged(built.with_case(bench))), "self")
+    assert outcome.findings == []
+
+
 def test_reference_is_within_its_tolerance_of_itself_only() -> None:
     stored = built.stored()
     assert text_to_image.latent_error_squares(stored["10"], stored["10"]) == 0
@@ -223,7 +228,8 @@ def test_copied_times_of_calls_are_a_warning(tmp_path: Path) -> None:
         made[:] = [event for event in made if event["e"] not in {"memory", "case_end"}]
         for number in range(3, 41):
             begin = last["begin_ns"] + 10 * built.MS + 20 * built.MS * (number - 2)
-            made.append(last | {"call": number, "begin_ns": begin, "encoded_ns": begin + built.MS, "denoised_ns": begin + 11 * built.MS})
+            encoded = begin + built.MS + number  # of its own in each call: one that is copied as a whole is refused
+            made.append(last | {"call": number, "begin_ns": begin, "encoded_ns": encoded, "denoised_ns": begin + 11 * built.MS})
         for event in built.of("call", made):
             event["t"] = event["denoised_ns"] + 3_000_000 + 7919 * (1 + (event["call"] - 1) % 20) ** 2
         made += [

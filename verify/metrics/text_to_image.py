@@ -11,14 +11,15 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any
 
-from verify import pictures, quality
+from verify import picture_events, pictures, quality
 from verify.data import table
-from verify.events import Compiled, Environment, Event, Memory, Model, Natural, Positive, Sha256, exact
+from verify.events import Compiled, Environment, Event, Memory, Model, exact
 from verify.files import Evidence
 from verify.findings import Finding, error, warning
 from verify.metrics import Blocks, Case, Metric, Window, mean, over, root_shown
+from verify.picture_events import Call, Latents, Load, Parts, Picture
 from verify.plausibility import Traits, Work
 
 SECTION = "inference"
@@ -27,71 +28,29 @@ NS_PER_S = 10**9
 NS_PER_MS = 10**6
 DATA = "baselines/text_to_image.toml"
 PIXELS_A_PLACE = 8  # of the latents, in either direction
+OWN = "diffusers"  # the engine that holds all parts on the worker's own device
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+COARSE_NS = 1000  # times that are all whole microseconds may be of a clock that has no others
 ITEMS = 2  # of the denoiser's batch for each picture: guidance asks with and without the prompt
 
 RULES = {
-    "text_to_image.facts": "environment, model (seed, dtype and kind of weights of the case) and parts, once each",
-    "text_to_image.parts": "each part has the number of parameters that the architecture has",
-    "text_to_image.loads": "the case's number of loads, the first cold, the others warm, each taking time",
-    "text_to_image.compiled": "compiled once, in the case's mode, or not at all where the case is eager",
+    "text_to_image.facts": "environment, model (seed, dtype, weights of the case, a digest of a file's) and parts, once each",
+    "text_to_image.parts": "each part has the architecture's number of parameters, together the model's; the case's safety checker",
+    "text_to_image.loads": "the case's number of loads, the first cold, the others warm, one after the other, before the first call",
+    "text_to_image.compiled": "compiled once, in the case's mode, before the first call, or not at all where the case is eager",
     "text_to_image.calls": "calls 0, 1, 2, ... with the case's warm-up, then its measured calls",
-    "text_to_image.time": "a call begins after the one before ended, and its parts follow each other",
-    "text_to_image.latents": "latents sampled once after each of the case's steps, in order",
+    "text_to_image.time": "a call begins after all that was told before, its parts follow each other, and no two calls have the same times",
+    "text_to_image.latents": "latents sampled once after each of the case's steps, in order, no two steps alike",
     "text_to_image.reference": "sampled latents are those of the stored float32 reference, within the tolerance of the precision",
-    "text_to_image.pictures": "one kept picture for each of the batch, its mean colours those of its parts",
+    "text_to_image.pictures": "one kept picture for each of the batch, no two alike, mean colours those of their parts",
     "text_to_image.kept": "the pictures that events name, and no others, lie in the attempt's artifacts with the digests that events say",
     "text_to_image.pixels": "colours told of a kept picture are those of its pixels",
     "text_to_image.quality": "pictures of known weights are neither worse nor better than this model makes them",
-    "text_to_image.memory": "the largest allocation, once",
+    "text_to_image.memory": "the largest allocation, once, no less than the weights where the worker itself holds them on a card",
 }
 
 
-class Parts(Event, frozen=True, tag="parts"):
-    """Parameters of each part, what made token ids, and which safety checker ran."""
-
-    text_encoder: Positive
-    denoiser: Positive
-    decoder: Positive
-    tokenizer: Literal["bytes", "file"]
-    safety_checker: str
-
-
-class Load(Event, frozen=True, tag="load"):
-    """The model was made and brought to the device from `begin_ns` to `t`."""
-
-    begin_ns: Natural
-    kind: Literal["cold", "warm"]
-
-
-class Call(Event, frozen=True, tag="call"):
-    """One pipeline call: text encoded at `encoded_ns`, latents denoised at `denoised_ns`, pictures on the host at `t`."""
-
-    call: Natural
-    phase: Literal["warmup", "measured"]
-    begin_ns: Natural
-    encoded_ns: Natural
-    denoised_ns: Natural
-
-
-class Latents(Event, frozen=True, tag="latents"):
-    """Elements of the latents after a step, at places that seed and step name."""
-
-    step: Positive
-    values: list[float]
-
-
-class Picture(Event, frozen=True, tag="picture"):
-    """A kept picture: mean of red, green and blue in thousandths; `grid_milli`, `spread_milli`: mean, deviation of 8 x 8 parts."""
-
-    picture: Natural
-    file: str
-    sha256: Sha256
-    mean_milli: list[Natural]
-    grid_milli: list[Natural]
-    spread_milli: list[Natural]
-
-
-EVENTS: tuple[type[Event], ...] = (Parts, Load, Compiled, Call, Latents, Picture, Memory)
+EVENTS = picture_events.EVENTS
 
 
 @dataclass(slots=True)
@@ -110,6 +69,9 @@ class Measured:
     memory: list[Memory] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     devices: set[str] = field(default_factory=set)
+    device: str = ""
+    parameters: int = 0
+    told_ns: int = 0  # the time of what was told last
 
     def measured(self, case: Case) -> list[Call]:
         """Calls that count."""
@@ -146,14 +108,22 @@ def _take(case: Case, measured: Measured, event: Event) -> None:
         measured.facts.append(type(event).__name__)
     if isinstance(event, Environment):
         measured.devices.add(event.device_name)
+        measured.device = event.device
+    if isinstance(event, Load | Compiled | Call):
+        late = bool(measured.calls) and not isinstance(event, Call)
+        if event.begin_ns < measured.told_ns or late:
+            rule = {Load: "loads", Compiled: "compiled", Call: "time"}[type(event)]
+            begin = f"from {measured.told_ns} ns on{', before the first call' if late else ''}"
+            measured.findings.append(error(f"text_to_image.{rule}", f"{case['id']}: {rule}", begin, f"from {event.begin_ns} ns on"))
+    measured.told_ns = event.t
     if isinstance(event, Parts):
         measured.parts = event
     if isinstance(event, Model):
-        measured.weights, measured.weights_sha256 = event.weights, event.weights_sha256
-        expected = (case["seed"], case["dtype"], "random" if case["weights"] == "random" else "file")
-        if (event.seed, event.dtype, event.weights) != expected:
-            found = (event.seed, event.dtype, event.weights)
-            measured.findings.append(error("text_to_image.facts", case["id"], f"seed, dtype, weights = {expected}", found))
+        measured.weights, measured.weights_sha256, measured.parameters = event.weights, event.weights_sha256, event.parameters
+        expected = (case["seed"], case["dtype"], "random" if case["weights"] == "random" else "file", case["weights"] != "random")
+        found = (event.seed, event.dtype, event.weights, event.weights_sha256 is not None)
+        if found != expected:
+            measured.findings.append(error("text_to_image.facts", case["id"], f"seed, dtype, weights, digest of them = {expected}", found))
 
 
 def rules(case: Case, measured: Measured) -> Iterator[Finding]:
@@ -173,8 +143,10 @@ def rules(case: Case, measured: Measured) -> Iterator[Finding]:
     yield from _calls(case, measured)
     yield from _latents(case, measured)
     yield from _pictures(case, measured)
-    if len(measured.memory) != 1 or not measured.memory[0].peak_bytes:
-        yield error("text_to_image.memory", where, "the largest allocation, once", [event.peak_bytes for event in measured.memory])
+    held = measured.parameters * BYTES[case["dtype"]] if case["engine"] == OWN and measured.device != "cpu" else 1
+    if len(measured.memory) != 1 or measured.memory[0].peak_bytes < held:
+        peaks = [event.peak_bytes for event in measured.memory]
+        yield error("text_to_image.memory", where, f"the largest allocation, once, of at least {held} bytes", peaks)
 
 
 def _pictures(case: Case, measured: Measured) -> Iterator[Finding]:
@@ -184,6 +156,8 @@ def _pictures(case: Case, measured: Measured) -> Iterator[Finding]:
     odd = [picture.picture for picture in measured.pictures if not _consistent(picture)]
     if odd:
         yield error("text_to_image.pictures", case["id"], "mean colours of 8 x 8 parts that give those of the picture", odd)
+    if twins := pictures.twins(measured.pictures):
+        yield error("text_to_image.pictures", case["id"], "pictures that start from noise of their own, each another", f"twice: {twins}")
     if numbers == list(range(case["batch"])) and not odd:
         yield from _quality(case, measured)
 
@@ -240,6 +214,10 @@ def _parts(case: Case, measured: Measured) -> Iterator[Finding]:
         found = (measured.parts.text_encoder, measured.parts.denoiser, measured.parts.decoder)
         if found != expected:
             yield error("text_to_image.parts", case["id"], f"text encoder, denoiser, decoder of {expected} parameters", found)
+        whole = (sum(found), case["safety_checker"])
+        if (measured.parameters, measured.parts.safety_checker) != whole:
+            told = (measured.parameters, measured.parts.safety_checker)
+            yield error("text_to_image.parts", case["id"], f"parameters, safety checker = {whole}", told)
 
 
 def _calls(case: Case, measured: Measured) -> Iterator[Finding]:
@@ -253,9 +231,20 @@ def _calls(case: Case, measured: Measured) -> Iterator[Finding]:
             found = (call.begin_ns, call.encoded_ns, call.denoised_ns, call.t)
             yield error("text_to_image.time", where, f"{ended_ns} <= begin <= encoded < denoised <= t", found)
         ended_ns = call.t
+    yield from _copied(case, measured)
     expected = case["warmup_calls"] + case["measured_calls"]
     if len(measured.calls) != expected:
         yield error("text_to_image.calls", case["id"], f"{expected} calls", len(measured.calls))
+
+
+def _copied(case: Case, measured: Measured) -> Iterator[Finding]:
+    """Calls whose three parts lasted as long as those of another, to the nanosecond."""
+    first: dict[tuple[int, int, int], int] = {}
+    for call in measured.calls:
+        times = (call.encoded_ns - call.begin_ns, call.denoised_ns - call.encoded_ns, call.t - call.denoised_ns)
+        other = first.setdefault(times, call.call)
+        if other != call.call and any(ns % COARSE_NS for ns in times):
+            yield error("text_to_image.time", f"{case['id']}: call {call.call}", "times of its own", f"those of call {other}: {times}")
 
 
 def _latents(case: Case, measured: Measured) -> Iterator[Finding]:
@@ -265,6 +254,8 @@ def _latents(case: Case, measured: Measured) -> Iterator[Finding]:
         yield error("text_to_image.latents", case["id"], f"step, values = {shape}", found)
         return
     stored = reference(case, measured)
+    if len({tuple(event.values) for event in measured.latents}) < len(measured.latents):
+        yield error("text_to_image.latents", case["id"], "values of its own after each step", "those of another step")
     if stored is None:
         yield warning(
             "text_to_image.unproven", case["id"], "a stored reference for these weights, seed and size", "none: latents are not judged"
