@@ -113,14 +113,15 @@ def _thousandths(whole: int, parts: int) -> int:
     return (2000 * whole + parts) // (2 * parts)
 
 
+def plain(told: Told) -> bool:
+    """Whether its parts have few colours."""
+    return len(set(told.grid_milli)) <= PLAIN
+
+
 def twins(told: Sequence[Told]) -> list[tuple[int, int]]:
     """Pictures that have all colours of an earlier one; plain ones (black, where a model gives nothing else) may be alike."""
     first: dict[tuple[int, ...], int] = {}
-    pairs = [
-        (first.setdefault((*one.grid_milli, *one.spread_milli), one.picture), one.picture)
-        for one in told
-        if len(set(one.grid_milli)) > PLAIN
-    ]
+    pairs = [(first.setdefault((*one.grid_milli, *one.spread_milli), one.picture), one.picture) for one in told if not plain(one)]
     return [(other, mine) for other, mine in pairs if other != mine]
 
 

@@ -18,6 +18,7 @@ from verify import (
     challenge,
     complete,
     cosign,
+    crossed,
     envelope,
     heartbeat,
     inside,
@@ -281,5 +282,6 @@ def _numbers(state: _Replay) -> None:
     state.result.cases = state.attempt(lambda: evaluate(state.evidence)) or []
     for case in state.result.cases:
         state.add(case.findings)
+    state.add(crossed.check(state.result.cases, state.environment or {}))
     if state.said:
         state.add(statement.claimed(state.said, claims(state.result.cases)))

@@ -105,7 +105,8 @@ def keep(bench: Bench, number: int, data: bytes | None, case: str = PICTURES) ->
         bench.raw[f"{case}/artifacts/picture-{number}.png"] = data
 
 
-def _add(bench: Bench, case: dict[str, Any], shown: Sequence[bytes]) -> list[Event]:
+def add_case(bench: Bench, case: dict[str, Any], shown: Sequence[bytes]) -> list[Event]:
+    """Add a case with these pictures to a run about to be sealed."""
     bench.plan.document["cases"].append(copy.deepcopy(case))
     bench.handed[case["id"]] = {"case": copy.deepcopy(case), "attempt": 1}
     made = copy.deepcopy(events(case, shown))
@@ -118,12 +119,12 @@ def _add(bench: Bench, case: dict[str, Any], shown: Sequence[bytes]) -> list[Eve
 
 def with_case(bench: Bench) -> list[Event]:
     """Add the case to a run about to be sealed; its events may still be changed."""
-    return _add(bench, CASE, (FLAT,))
+    return add_case(bench, CASE, (FLAT,))
 
 
 def with_taught(bench: Bench, change: Callable[[bytes], bytes] = bytes) -> list[Event]:
     """Add the case with taught weights, every picture changed."""
-    return _add(bench, TAUGHT_CASE, [change(pixels) for pixels in honest()])
+    return add_case(bench, TAUGHT_CASE, [change(pixels) for pixels in honest()])
 
 
 def build(folder: Path, edit: Callable[[Bench], Any] = with_case) -> Path:
@@ -241,8 +242,8 @@ def rough(pixels: bytes) -> bytes:
     return bytes(min(max(value + (20 if place // 3 % 2 else -20), 0), 255) for place, value in enumerate(pixels))
 
 
-judged("the training pictures themselves: too good", lambda b: _add(b, TAUGHT_CASE, drawn(pictures.TRAINING)))
-judged("other held-out pictures: too good", lambda b: _add(b, TAUGHT_CASE, drawn(pictures.HELD_OUT)))
+judged("the training pictures themselves: too good", lambda b: add_case(b, TAUGHT_CASE, drawn(pictures.TRAINING)))
+judged("other held-out pictures: too good", lambda b: add_case(b, TAUGHT_CASE, drawn(pictures.HELD_OUT)))
 judged("grey pictures: too bad", lambda b: with_taught(b, lambda pixels: bytes([128]) * len(pixels)))
 judged("red and blue exchanged: too bad", lambda b: with_taught(b, exchanged))
 judged("pictures darker by a fifth: too bad", lambda b: with_taught(b, lambda pixels: bytes(value * 4 // 5 for value in pixels)))
@@ -251,12 +252,12 @@ judged("noise over everything: too bad", lambda b: with_taught(b, rough))
 
 def one_of_all(bench: Bench) -> None:
     """One good picture, kept thirty-two times."""
-    _add(bench, TAUGHT_CASE, [honest()[0]] * TAUGHT_CASE["batch"])
+    add_case(bench, TAUGHT_CASE, [honest()[0]] * TAUGHT_CASE["batch"])
 
 
 def one_twice(bench: Bench) -> None:
     """A picture that went wrong is left out for one that did not."""
-    _add(bench, TAUGHT_CASE, [*honest()[:-1], honest()[0]])
+    add_case(bench, TAUGHT_CASE, [*honest()[:-1], honest()[0]])
 
 
 add("text_to_image.pictures", "sealed", "a good picture kept twice", one_twice)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.adversarial import builder, text_generation
+from tests.adversarial import builder, crossed, text_generation
 from tests.adversarial.builder import TEXT, Bench
 from tests.conftest import ROOT
 from verify import replay
@@ -125,6 +125,24 @@ def test_rounds_that_differ_by_a_nanosecond_a_token_are_no_copies(tmp_path: Path
 def test_rounds_of_a_coarse_clock_are_no_copies(tmp_path: Path) -> None:
     """Whole microseconds may be all that a clock has."""
     assert ran(tmp_path, lambda bench: text_generation.long(bench, *[-3] * 3)).findings == []
+
+
+def test_two_cases_of_one_seed_may_have_the_same_tokens(tmp_path: Path) -> None:
+    """The same model said it, whatever the engine: no copy."""
+
+    def twice(bench: Bench) -> None:
+        crossed.two_seeds(bench)
+        other = bench.events[crossed.OTHER]["events-00000.jsonl"]
+        for case in (bench.plan.document["cases"][-1], bench.handed[crossed.OTHER]["case"]):
+            case["seed"] = 7
+        for event in other:
+            if event["e"] == "model":
+                event["seed"] = 7
+            if event["e"] == "submit":
+                event["prompt_sha256"] = builder.prompt(event["request"])
+
+    outcome = ran(tmp_path, twice)
+    assert (outcome.verdict, outcome.findings) == ("verified", [])
 
 
 def test_a_server_without_ids_is_counted_by_its_word_and_warned_of(tmp_path: Path) -> None:

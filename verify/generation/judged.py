@@ -19,6 +19,7 @@ from verify.findings import Finding, error, warning
 from verify.generation.events import Judged, Perplexity
 from verify.generation.requests import Measured
 from verify.metrics import Case, Metric, mean, over
+from verify.plausibility import outcome
 
 DATA = "baselines/text_generation.toml"
 TEXT_TOKENS = 8 * 255  # of the frozen text: windows of 256, of which the first token is given
@@ -144,6 +145,19 @@ def reference(case: Case, weights_sha256: str | None) -> list[dict[str, Any]] | 
     """Stored continuations, one a frozen prompt, with the margin of each token; None where there are none for these weights."""
     wanted = key(case, weights_sha256)
     return next((list(row["outputs"]) for row in table(DATA)["reference"] if row["key"] == wanted), None)
+
+
+def outcomes(case: Case, measured: Measured) -> dict[str, str]:
+    """Digest of what a float32 model said -> whose word it is: weights of a file, or those that seed and shape draw.
+
+    Nothing of a server's weights, whose digest nobody tells.
+    """
+    if measured.weights != "random" and measured.weights_sha256 is None:
+        return {}
+    shape = [case["model"][name] for name in ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "ffn_size", "vocab_size")]
+    whose = f"weights {measured.weights_sha256}" if measured.weights_sha256 else f"random weights of seed {case['seed']}, shape {shape}"
+    digest = outcome([value for one in measured.all(Judged) for value in (*one.nll, *one.gap)])
+    return {digest: whose} if digest else {}
 
 
 def metrics(case: Case, measured: Measured) -> dict[str, Metric]:

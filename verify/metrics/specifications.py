@@ -309,9 +309,13 @@ def _copied(case: Case, check: Copied) -> list[int]:
 
 def traits(case: Case, measured: Measured) -> Traits:
     """The host's time of every repeat, in order."""
-    del case
+    outcomes = {
+        found.check.output_sha256: f"seed {case['seed']}, {'x'.join(map(str, shape))}, {limit['bits']} bits"
+        for (mode, shape), found in measured.series.items()
+        if isinstance(found.check, Product) and (limit := limits(mode))
+    }
     repeats = (repeat for found in measured.series.values() for repeat in found.measured)
-    return Traits({"repeat": [repeat.t - repeat.begin_ns for repeat in repeats]}, devices=frozenset(measured.devices))
+    return Traits({"repeat": [repeat.t - repeat.begin_ns for repeat in repeats]}, devices=frozenset(measured.devices), outcomes=outcomes)
 
 
 def best(measured: Measured, mode: str) -> tuple[Series, int] | None:

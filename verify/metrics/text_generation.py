@@ -289,7 +289,9 @@ def traits(case: Case, measured: Measured) -> Traits:
     if case["model"]["architecture"] == "llama":
         flop = llama_flop(case["model"], _tokens(chosen), len(chosen) * case["input_tokens"], training=False)
         done = Work(flop, "int8" if case["quantization"] == "w8a8" else case["dtype"], sum(walls), case["cards"])
-    return Traits({"first_token": waits, "request": whole}, {}, done, sum(walls), span_ns, frozenset(measured.devices))
+    outcomes = judged.outcomes(case, measured)
+    devices = frozenset(measured.devices)
+    return Traits({"first_token": waits, "request": whole}, {}, done, sum(walls), span_ns, devices, outcomes, measured.weights_sha256)
 
 
 def facts(case: Case, measured: Measured) -> dict[str, str]:

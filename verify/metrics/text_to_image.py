@@ -20,7 +20,7 @@ from verify.files import Evidence
 from verify.findings import Finding, error, warning
 from verify.metrics import Blocks, Case, Metric, Window, mean, over, root_shown
 from verify.picture_events import Call, Latents, Load, Parts, Picture
-from verify.plausibility import Traits, Work
+from verify.plausibility import Traits, Work, outcome
 
 SECTION = "inference"
 PART = "text_to_image"
@@ -30,6 +30,7 @@ DATA = "baselines/text_to_image.toml"
 PIXELS_A_PLACE = 8  # of the latents, in either direction
 OWN = "diffusers"  # the engine that holds all parts on the worker's own device
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+PROMPT_SEEN = 8  # letters of a prompt, in lower case without spaces
 COARSE_NS = 1000  # times that are all whole microseconds may be of a clock that has no others
 ITEMS = 2  # of the denoiser's batch for each picture: guidance asks with and without the prompt
 
@@ -357,4 +358,18 @@ def traits(case: Case, measured: Measured) -> Traits:
         flop = known["place_flop"] * places * ITEMS * case["batch"] * case["steps"] * len(calls)
         done = Work(flop, case["dtype"], sum(denoised), case["cards"])
     span_ns = calls[-1].t - calls[0].begin_ns
-    return Traits({"denoiser": denoised, "decoder": decoded}, {}, done, busy_ns, span_ns, frozenset(measured.devices))
+    series = {"denoiser": denoised, "decoder": decoded}
+    devices, made = frozenset(measured.devices), _outcomes(case, measured)
+    return Traits(series, {}, done, busy_ns, span_ns, devices, made, measured.weights_sha256)
+
+
+def _outcomes(case: Case, measured: Measured) -> dict[str, str]:
+    """Digests of latents and pictures -> what decides them for sure: not the batch, whose noise may begin alike, and of a prompt no
+    more than every tokenizer sees; random weights hardly know one.
+    """
+    seen = "".join(case["prompt"].lower().split())[:PROMPT_SEEN] if measured.weights != "random" else ""
+    whose = f"{name(case)}, {measured.weights_sha256}, seed {case['seed']}, {case['side']} pixels, {case['steps']} steps, '{seen}'"
+    found = {outcome(value for event in measured.latents for value in event.values): whose}
+    shown = [one for one in measured.pictures if not pictures.plain(one)]
+    found |= {outcome((*one.grid_milli, *one.spread_milli)): f"picture {one.picture}, {whose}" for one in shown}
+    return {digest: text for digest, text in found.items() if digest}

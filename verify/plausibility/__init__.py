@@ -7,8 +7,9 @@ warnings: they refuse nothing and tell a reader where to look. Each rule has a l
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -52,7 +53,7 @@ class Work:
 @dataclass(frozen=True, slots=True)
 class Traits:
     """What a suite shows of a case: series of durations in ns by the host's clock, a digest of each rank's, the work, time within
-    steps and from first to last, and the names of the devices.
+    steps and from first to last, the names of the devices, digests of results with what decides them, and that of weights of a file.
     """
 
     durations: Mapping[str, Sequence[int]] = field(default_factory=dict)
@@ -61,6 +62,17 @@ class Traits:
     busy_ns: int = 0
     span_ns: int = 0
     devices: frozenset[str] = frozenset()
+    outcomes: Mapping[str, str] = field(default_factory=dict)
+    weights_sha256: str | None = None
+
+
+LEAST_DISTINCT = 8  # different values of a result: fewer may be what a model gives that has nothing to say
+
+
+def outcome(values: Iterable[float | int]) -> str | None:
+    """Digest of computed values by their shortest text; None where they are too much alike to be one case's own."""
+    listed = list(values)
+    return hashlib.sha256(repr(listed).encode()).hexdigest() if len(set(listed)) >= LEAST_DISTINCT else None
 
 
 @cache
