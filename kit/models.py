@@ -7,6 +7,7 @@ from typing import Any
 from kit.chip import read_toml
 from kit.errors import KitError
 from kit.schema import closest
+from verify import flop
 from verify.data import root
 
 FOLDER = "manifests/models"
@@ -38,5 +39,5 @@ def resolve(model: Any, where: str) -> Any:
     own = {key: value for key, value in model.items() if key != "id"}
     found = shape(model["id"], where) | own
     if own.keys() <= FREE:
-        return found
+        return found | {"parameters": flop.parameters(found)}  # positions that are learned are as many as a sequence has
     return {key: value for key, value in found.items() if key not in {"id", "parameters"}} | {"like": model["id"]}

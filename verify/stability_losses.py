@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from verify import step_losses
 from verify.findings import Finding, error
-
-STRETCH = 8  # losses in a row; each has some seven digits
 
 
 def copied(where: str, losses: Sequence[float]) -> Iterator[Finding]:
     """The first stretch that has the losses of other steps to the last digit, unless they hardly change at all."""
-    seen: dict[tuple[float, ...], int] = {}
-    for begin in range(len(losses) - STRETCH + 1):
-        stretch = tuple(losses[begin : begin + STRETCH])
-        if (first := seen.setdefault(stretch, begin)) != begin and 2 * len(set(stretch)) > STRETCH:
-            yield error("stability.loss", f"{where}: from step {begin}", "losses of its own", f"{STRETCH} as from step {first}")
-            return
+    if found := step_losses.copied(losses):
+        yield error(
+            "stability.loss", f"{where}: from step {found[0]}", "losses of its own", f"{step_losses.STRETCH} as from step {found[1]}"
+        )

@@ -48,7 +48,7 @@ def metrics(case: Case, measured: Measured) -> dict[str, Metric]:
     if 2 * TRIM < count <= TRIMMED_STEPS:
         kept = [Fraction(tokens * NS_PER_S, count * slowest_ns * case["cards"]) for slowest_ns in sorted(times_ns)[TRIM:-TRIM]]
         found["tgs_trimmed"] = Metric(mean(kept), "tokens/(s*card)", "F2 a step, mean without the 10 lowest and highest")
-    if measured.peaks:
+    if any(measured.peaks):  # 0: a chip whose library does not tell
         found["memory_gb"] = Metric(Fraction(max(measured.peaks), 10**9), "GB", "largest allocation of a card")
     return found | dict(_curve(case, measured)) | dict(_validation(case, measured)) | dict(_targets(case, found, measured))
 
@@ -115,13 +115,12 @@ def facts(case: Case, measured: Measured) -> dict[str, str]:
 def traits(case: Case, measured: Measured) -> Traits:
     """Durations of measured steps, a digest of each rank's, and the work of the products alone."""
     warmup, steps = case["warmup_steps"], measured.steps
-    first = measured.ranks[0]
     times_ns = steps.slowest_ns[warmup:]
     operations = flop.training(case["model"], tokens_of(steps, warmup)[0], frozen=case.get("method") == "lora")
     done = Work(operations, case["dtype"], sum(times_ns), case["cards"])
     ranks = {number: rank.digest.hexdigest() for number, rank in measured.ranks.items()}
-    busy_ns = sum(steps.slowest_ns) + measured.evaluated_ns
-    return Traits({"step": times_ns}, ranks, done, busy_ns, first.ended_ns - first.began_ns, frozenset(measured.devices))
+    busy_ns, span_ns = sum(times_ns) + measured.evaluated_ns, measured.ranks[0].ended_ns - measured.begin_ns
+    return Traits({"step": times_ns}, ranks, done, busy_ns, span_ns, frozenset(measured.devices))
 
 
 def series(case: Case, measured: Measured) -> dict[str, Series]:

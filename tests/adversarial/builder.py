@@ -30,6 +30,7 @@ PRETRAIN = "pretrain-x"
 TEXT = "text-x"
 NAME = "tiny-cpu-20261124T000000Z-abcdef"
 MODEL = {"architecture": "llama", "hidden_size": 64, "num_layers": 1, "num_heads": 2, "num_kv_heads": 2, "ffn_size": 128, "vocab_size": 256}
+PARAMETERS = 2 * 256 * 64 + 4 * 64 * 64 + 3 * 64 * 128 + 3 * 64  # words at both ends, attention, feed-forward, norms
 OPTIMIZER = {"learning_rate": 0.001, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.01, "clip": 1.0, "schedule": "constant"}
 WALL_NS = 1_790_000_000_000_000_000
 MONOTONIC_NS = 5_000
@@ -100,6 +101,7 @@ def inside(rank: int) -> dict[str, Any]:
 def pretrain(rank: int, steps: int) -> list[Event]:
     """One rank's training events: every step lasts 1 ms on rank 0 and 2 ms on rank 1."""
     events = start(PRETRAIN, "pretrain", rank, 2)
+    events[2]["parameters"] = PARAMETERS
     events.append({"t": 30, "e": "data", "source": "shakespeare.txt", "sha256": "0" * 64, "tokens": 4096})
     for number in range(steps + 1):
         begin = 1_000_000 + number * 3_000_000
@@ -108,6 +110,7 @@ def pretrain(rank: int, steps: int) -> list[Event]:
              "loss": 4.0 - 0.125 * number, "loss_dp_mean": 4.0 - 0.125 * number, "tokens": 32, "real_tokens": 30, "grad_norm": 1.5,
              "loss_scale": None, "skipped": False}
         )  # fmt: skip
+    events.append({"t": events[-1]["t"] + 1, "e": "memory", "peak_bytes": 10**9})
     return end(events)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from tests.adversarial.attacks import PLAN, add, plan_bytes
 from tests.adversarial.builder import PRETRAIN, Bench
+from verify import flop
 
 # --- events ----------------------------------------------------------------------------------------------------------
 
@@ -42,7 +43,8 @@ add("pretrain.tokens", "sealed", "more tokens than the batch", lambda b: b.step(
 add("pretrain.tokens", "sealed", "more real tokens than slots", lambda b: b.step(1).update(real_tokens=33))
 add("pretrain.loss", "sealed", "a mean that is none", lambda b: b.step(1).update(loss_dp_mean=1.0))
 add("pretrain.loss", "sealed", "a negative loss", lambda b: (b.step(1).update(loss=-1.0, loss_dp_mean=1.0),))
-add("pretrain.model", "sealed", "a smaller model than the plan's", lambda b: b.plan.document["cases"][0]["model"].update(parameters=1001))
+add("pretrain.model", "sealed", "a smaller model than the plan's",
+    lambda b: [file[2].update(parameters=1000) for file in b.events[PRETRAIN].values()])  # fmt: skip
 
 
 def in_teams(bench: Bench) -> None:
@@ -60,6 +62,8 @@ def in_stages(bench: Bench) -> None:
     for place in (bench.plan.document["cases"][0], bench.handed[PRETRAIN]["case"]):
         place.update(tensor_parallel=1, pipeline_parallel=2)
         place["model"] = place["model"] | {"num_layers": 2}
+    for file in bench.events[PRETRAIN].values():
+        file[2]["parameters"] = flop.parameters(bench.handed[PRETRAIN]["case"]["model"])
 
 
 def apart(bench: Bench) -> None:

@@ -31,10 +31,12 @@ def events(rank: int) -> list[Event]:
     """One rank's events: those of pre-training, what is trained, and two evaluations."""
     made = builder.pretrain(rank, STEPS)[:-1]
     made[0] |= {"case": TUNE, "suite": "finetuning"}
-    made.insert(2, {"t": 20, "e": "adapter", "trained": ADAPTER, "frozen": 1000, "base_weights": "float32"})
+    made.insert(2, {"t": 20, "e": "adapter", "trained": ADAPTER, "frozen": builder.PARAMETERS, "base_weights": "float32"})
     for steps in (2, 4):
         place = next(index for index, event in enumerate(made) if event.get("step") == steps - 1)
         begin = made[place]["t"] + 1000
+        if steps == 4:
+            made[-1]["t"] = begin + 1000  # memory is told when all is done
         made.insert(
             place + 1,
             {"t": begin + 500, "e": "evaluation", "steps": steps, "begin_ns": begin, "loss": 3.5, "loss_dp_mean": 3.5, "tokens": 32},
@@ -72,12 +74,12 @@ def changed_case(rule: str, name: str, *also: str, **fields: Any) -> None:
 
 
 changed_case("cards", "fine-tuning: two ranks on one card", cards=1)
-changed_case("model", "fine-tuning: a smaller model than the plan's", model=case()["model"] | {"parameters": 1001})
-changed_case("layout", "fine-tuning: adapters on layers that a team splits", "tokens", tensor_parallel=2)
+against("model", "fine-tuning: a smaller model than the plan's", lambda e: of("model", e)[0].update(parameters=1000), "adapter", "facts")
+changed_case("layout", "fine-tuning: adapters on layers that a team splits", "tokens", "evaluation", tensor_parallel=2)
 changed_case("adapter", "another precision of the base weights", base_weights="int8")
 against("facts", "fine-tuning: other data on one rank", lambda e: of("data", e)[0].update(sha256="1" * 64))
 against("steps", "fine-tuning: warm-up after the start", lambda e: of("step", e)[1].update(phase="warmup"))
-against("time", "fine-tuning: steps that overlap", lambda e: of("step", e)[2].update(begin_ns=of("step", e)[1]["begin_ns"]))
+against("time", "fine-tuning: steps that overlap", lambda e: of("step", e)[1].update(begin_ns=of("step", e)[0]["begin_ns"]))
 against("tokens", "fine-tuning: more tokens than the batch", lambda e: of("step", e)[1].update(tokens=64))
 against("loss", "fine-tuning: a mean that is none", lambda e: of("step", e)[1].update(loss_dp_mean=1.0))
 against("evaluation", "an evaluation left out", lambda e: e.remove(of("evaluation", e)[0]))
@@ -88,9 +90,10 @@ against("adapter", "more weights trained than the adapter has", lambda e: of("ad
 def evaluated(bench: Bench) -> None:
     """Held-out losses in a case of pre-training that asks for none."""
     own = bench.events[builder.PRETRAIN][FILES[0]]
-    begin = own[-1]["t"]
-    own[-1]["t"] += 2000
-    own.insert(-1, {"t": begin + 1000, "e": "evaluation", "steps": 4, "begin_ns": begin, "loss": 1.0, "loss_dp_mean": 1.0, "tokens": 32})
+    begin = own[-2]["t"]
+    for event in own[-2:]:
+        event["t"] += 2000
+    own.insert(-2, {"t": begin + 1000, "e": "evaluation", "steps": 4, "begin_ns": begin, "loss": 1.0, "loss_dp_mean": 1.0, "tokens": 32})
 
 
 add("pretrain.evaluation", "sealed", "an evaluation that nobody asked for", evaluated)

@@ -70,11 +70,11 @@ def _no_checkpoint_between(scene: Path) -> None:
 def _tail_rewritten(scene: Path) -> None:
     """A witness saw the first checkpoint alone, and everything behind it is made anew."""
     (scene / "seen.txt").write_bytes(test_cosignatures.cosigned(scene / NAME, slice(1)))
-    _other_run(lambda bench: bench.step(1).update(grad_norm=1.25))(scene)
+    _other_run(lambda bench: bench.step(1).update(grad_norm=1.495))(scene)
 
 
 WITNESSED = (
-    Case("witness", 26, "witness.fork", "history rewritten under way", _other_run(lambda bench: bench.step(1).update(grad_norm=1.25))),
+    Case("witness", 26, "witness.fork", "history rewritten under way", _other_run(lambda bench: bench.step(1).update(grad_norm=1.495))),
     Case("witness", 29, "witness.rollback", "a shorter log", _no_checkpoint_between),
     Case("witness", 27, "", "the unwitnessed tail rewritten", _tail_rewritten, exit_code=0,
          accepted="nobody saw what was there before: the result states a longer unwitnessed window"),

@@ -105,7 +105,7 @@ def test_the_unwitnessed_tail_rewritten_is_not_caught_and_said(tmp_path: Path) -
 
     def faster(bench: Bench) -> None:
         for number in range(4):
-            bench.step(number)["grad_norm"] = 1.25
+            bench.step(number)["grad_norm"] = 1.495
 
     (tmp_path / "false").mkdir()
     other = builder.build(tmp_path / "false", faster)
@@ -138,7 +138,7 @@ def rewritten(folder: Path) -> tuple[Path, bytes]:
     """A run rewritten from its first case on, and what the witness had seen of the true one (attack 26)."""
     true = builder.build(folder / "true")
     seen = cosigned(true)
-    run = builder.build(folder / "false", lambda bench: bench.step(1).update(grad_norm=1.25))
+    run = builder.build(folder / "false", lambda bench: bench.step(1).update(grad_norm=1.495))
     return run, seen
 
 

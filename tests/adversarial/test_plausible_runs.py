@@ -25,13 +25,24 @@ def steps_of(bench: Bench, rank: int = 0) -> list[dict[str, Any]]:
 
 
 def lasting(bench: Bench, durations: list[int], rank: int = 0) -> None:
-    """Give a rank's steps these durations, each right after the one before."""
-    begin = 1_000_000
+    """Give a rank's steps these durations; ranks begin each together, a little after the slowest of them ended the one before."""
     for event, duration in zip(steps_of(bench, rank), durations, strict=False):
-        event.update(begin_ns=begin, t=begin + duration, loss=4.0, loss_dp_mean=4.0)
-        begin += duration + 50_000
+        event["t"] = event["begin_ns"] + duration
+    begin = 1_000_000
+    for number, events in enumerate(zip(steps_of(bench, 0), steps_of(bench, 1), strict=True)):
+        lasted = [event["t"] - event["begin_ns"] for event in events]
+        for event, duration in zip(events, lasted, strict=True):
+            event.update(begin_ns=begin, t=begin + duration, loss=4.0 - number / 1000, loss_dp_mean=4.0 - number / 1000)
+        begin += max(lasted) + 50_000
+    for each in (0, 1):
+        ending(bench, each, begin)
+
+
+def ending(bench: Bench, rank: int, t: int) -> None:
+    """Let a rank tell its memory and end at this time."""
     name = "events-00000.jsonl" if rank == 0 else f"events-rank{rank:04}-00000.jsonl"
-    bench.events[PRETRAIN][name][-1]["t"] = begin
+    for event in bench.events[PRETRAIN][name][-2:]:
+        event["t"] = t
 
 
 def honest(bench: Bench, seed: int = 1) -> None:
@@ -143,8 +154,7 @@ def test_events_from_after_the_heartbeat_that_holds_them(tmp_path: Path) -> None
                 length = event["t"] - event["begin_ns"]
                 event["begin_ns"] = (number + 1) * NS_PER_S
                 event["t"] = event["begin_ns"] + min(length * 100, 900_000_000)
-            name = "events-00000.jsonl" if rank == 0 else "events-rank0001-00000.jsonl"
-            bench.events[PRETRAIN][name][-1]["t"] = (STEPS + 3) * NS_PER_S
+            ending(bench, rank, (STEPS + 3) * NS_PER_S)
 
     verdict, rules = found(built(tmp_path, early))
     assert verdict == "verified", rules

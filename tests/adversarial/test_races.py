@@ -52,7 +52,7 @@ def test_a_file_swapped_after_it_was_scored(tmp_path: Path, monkeypatch: pytest.
     run = builder.build(tmp_path)
     target = run / "evidence" / EVENTS
     sealed = target.read_bytes()
-    target.write_bytes(sealed.replace(b'"grad_norm":1.5', b'"grad_norm":2.5'))
+    target.write_bytes(sealed.replace(b'"python":"3.11.7"', b'"python":"3.11.8"'))
     real = tree.hashed
 
     def restored(walk: tree.Walk, evidence: Evidence) -> object:

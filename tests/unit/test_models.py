@@ -47,6 +47,8 @@ def case(**changes: Any) -> dict[str, Any]:
 def test_a_case_names_a_model_and_the_sealed_plan_has_its_shape() -> None:
     assert case(model="bert-lab")["model"] == models.shape("bert-lab", "t")
     assert case(model={"id": "llama2-7b", "sequence_length": 2048})["model"] == models.shape("llama2-7b", "t") | {"sequence_length": 2048}
+    shorter = case(model={"id": "gpt3-1.3b", "sequence_length": 1024})["model"]
+    assert models.shape("gpt3-1.3b", "t")["parameters"] - shorter["parameters"] == 1024 * shorter["hidden_size"]  # learned positions
     smaller = case(model={"id": "llama2-7b", "num_layers": 8})["model"]
     assert (smaller["like"], smaller["num_layers"], smaller["hidden_size"]) == ("llama2-7b", 8, 4096)
     assert not {"id", "parameters"} & smaller.keys()

@@ -42,10 +42,10 @@ def measure(case: Case, blocks: Blocks) -> Measured:
 def rules(case: Case, measured: Measured) -> Iterator[Finding]:
     """Those of pre-training, and that what was trained is what the case asks for."""
     yield from steps.rules(case, measured)
-    found = {(event.trained, event.frozen, event.base_weights) for event in measured.others if isinstance(event, Adapter)}
+    found = [(event.trained, event.frozen, event.base_weights) for event in measured.others if isinstance(event, Adapter)]
     expected = _expected(case, measured)
-    if found != {expected}:
-        yield error("finetuning.adapter", case["id"], f"(trained, frozen, base weights) = {expected}", sorted(map(str, found)))
+    if found != [expected] * len(measured.ranks):
+        yield error("finetuning.adapter", case["id"], f"(trained, frozen, base weights) = {expected} on each rank", sorted(map(str, found)))
 
 
 def _expected(case: Case, measured: Measured) -> tuple[int, int, str]:
