@@ -86,6 +86,17 @@ def long(bench: Bench, *delays_ns: int) -> None:
         lines[at:at] = [{"t": t, "e": "tokens", "request": 2 * number + one, "ids": [3]} for t in times for one in (0, 1)]
 
 
+def loaded_alike(bench: Bench, *durations_ns: int) -> None:
+    """Warm loads that lasted so long."""
+    for case in (bench.plan.document["cases"][1], bench.handed[TEXT]["case"]):
+        case["measured_loads"] = len(durations_ns)
+    lines, last = events(bench, TEXT), bench.kind("load")[1]
+    at = lines.index(last)
+    begins = [2_000_000 + 200_000 * number for number in range(len(durations_ns))]
+    lines[at : at + 1] = [last | {"begin_ns": b, "t": b + lasted} for b, lasted in zip(begins, durations_ns, strict=True)]
+
+
+add("text_generation.loads", "sealed", "the best load four times", lambda b: loaded_alike(b, *[123_457] * 4))
 add("text_generation.model", "sealed", "a millionth of the model", no_parameters)
 add("text_generation.model", "sealed", "random weights with a digest", lambda b: b.kind("model")[0].update(weights_sha256="0" * 64))
 add("text_generation.copied", "sealed", "the best round told again", lambda b: long(b, 7, 3, 3))

@@ -122,6 +122,12 @@ def test_rounds_that_differ_by_a_nanosecond_a_token_are_no_copies(tmp_path: Path
     assert ran(tmp_path, lambda bench: text_generation.long(bench, 3, 4, 5)).findings == []
 
 
+@pytest.mark.parametrize("durations_ns", [(123_457,) * 3, (123_457,) * 3 + (123_458,), (123_000,) * 4])
+def test_loads_that_may_be_alike(tmp_path: Path, durations_ns: tuple[int, ...]) -> None:
+    """Few of them, one that differs, or a clock of whole microseconds."""
+    assert ran(tmp_path, lambda bench: text_generation.loaded_alike(bench, *durations_ns)).findings == []
+
+
 def test_rounds_of_a_coarse_clock_are_no_copies(tmp_path: Path) -> None:
     """Whole microseconds may be all that a clock has."""
     assert ran(tmp_path, lambda bench: text_generation.long(bench, *[-3] * 3)).findings == []

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from verify import copies
 from verify.findings import Finding, error
 from verify.generation.requests import Measured, Request
 from verify.metrics import Case
 
 LEAST_PIECES = 16  # chunks of every request: their sum alone takes thousands of values
-COARSE_NS = 1000  # times that are all whole microseconds may be of a clock that has no others
 
 
 def rules(case: Case, measured: Measured) -> Iterator[Finding]:
@@ -20,7 +20,7 @@ def rules(case: Case, measured: Measured) -> Iterator[Finding]:
     first: dict[tuple[tuple[int, ...], ...], int] = {}
     for number, group in rounds.items():
         times = tuple(sorted(request.shape_ns for request in group))
-        if min(request.pieces for request in group) < LEAST_PIECES or not any(ns % COARSE_NS for each in times for ns in each):
+        if min(request.pieces for request in group) < LEAST_PIECES or not any(ns % copies.COARSE_NS for each in times for ns in each):
             continue
         if (other := first.setdefault(times, number)) != number:
             yield error("text_generation.copied", f"{case['id']}: round {number}", "times of its own", f"those of round {other}")

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from verify import copies
 from verify.data import table
 from verify.events import Environment, Event, Natural, Positive, Sha256
 from verify.findings import Finding, Kept, error
@@ -253,8 +254,11 @@ def _calls(case: Case, series: Series, where: str) -> Iterator[Finding]:
 
 
 def _clocks(series: Series, where: str) -> Iterator[Finding]:
+    walls = [repeat.t - repeat.begin_ns for repeat in series.measured]
+    if copies.alike(walls):
+        yield error("specifications.time", where, "repeats of their own", f"{len(walls)} of {walls[0]} ns each by the host's clock")
     device_ns = median([repeat.duration_ns for repeat in series.measured])
-    host_ns = median([repeat.t - repeat.begin_ns for repeat in series.measured])
+    host_ns = median(walls)
     if device_ns < host_ns * (1 - OVERHEAD_SHARE) - OVERHEAD_NS:
         yield error("specifications.time", where, f"a device's time of about the host's {float(host_ns):.0f} ns", float(device_ns))
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
 
+from verify import copies
 from verify.events import Compiled, Memory
 from verify.findings import Finding, error, warning
 from verify.generation import client, copied, judged, requests, spread
@@ -105,6 +106,8 @@ def _loads(case: Case, loads: list[Load]) -> Iterator[Finding]:
     if [load.kind for load in loads] != kinds or any(load.begin_ns >= load.t for load in loads):
         expected = f"a cold load, {case['discarded_loads'] - 1} discarded, {case['measured_loads']} warm, each taking time"
         yield error("text_generation.loads", case["id"], expected, found)
+    if copies.alike(warm := [load.t - load.begin_ns for load in loads if load.kind == "warm"]):
+        yield error("text_generation.loads", case["id"], "warm loads of their own", f"{len(warm)} of {warm[0]} ns each")
 
 
 def _least_bytes(case: Case, measured: Measured) -> int:

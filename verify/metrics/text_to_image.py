@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-from verify import picture_events, pictures, quality
+from verify import copies, picture_events, pictures, quality
 from verify.data import table
 from verify.events import Compiled, Environment, Event, Memory, Model, exact
 from verify.files import Evidence
@@ -31,7 +31,6 @@ PIXELS_A_PLACE = 8  # of the latents, in either direction
 OWN = "diffusers"  # the engine that holds all parts on the worker's own device
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 PROMPT_SEEN = 8  # letters of a prompt, in lower case without spaces
-COARSE_NS = 1000  # times that are all whole microseconds may be of a clock that has no others
 ITEMS = 2  # of the denoiser's batch for each picture: guidance asks with and without the prompt
 
 RULES = {
@@ -138,6 +137,8 @@ def rules(case: Case, measured: Measured) -> Iterator[Finding]:
     if [load.kind for load in measured.loads] != kinds or any(load.begin_ns >= load.t for load in measured.loads):
         found = [(load.kind, load.t - load.begin_ns) for load in measured.loads]
         yield error("text_to_image.loads", where, f"{case['loads']} loads, cold then warm, each taking time", found)
+    if copies.alike(warm := [load.t - load.begin_ns for load in measured.loads if load.kind == "warm"]):
+        yield error("text_to_image.loads", where, "warm loads of their own", f"{len(warm)} of {warm[0]} ns each")
     modes = [] if case["compile"] == "none" else [case["compile"]]
     if [event.mode for event in measured.compiled] != modes or any(event.begin_ns >= event.t for event in measured.compiled):
         yield error("text_to_image.compiled", where, modes, [(event.mode, event.t - event.begin_ns) for event in measured.compiled])
@@ -244,7 +245,7 @@ def _copied(case: Case, measured: Measured) -> Iterator[Finding]:
     for call in measured.calls:
         times = (call.encoded_ns - call.begin_ns, call.denoised_ns - call.encoded_ns, call.t - call.denoised_ns)
         other = first.setdefault(times, call.call)
-        if other != call.call and any(ns % COARSE_NS for ns in times):
+        if other != call.call and any(ns % copies.COARSE_NS for ns in times):
             yield error("text_to_image.time", f"{case['id']}: call {call.call}", "times of its own", f"those of call {other}: {times}")
 
 
