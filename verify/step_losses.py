@@ -31,7 +31,7 @@ def wrong(case: Mapping[str, Any], losses: Sequence[float]) -> Iterator[tuple[in
         yield 0, f"a loss of at least {least:.3f} from random weights over {case['model']['vocab_size']} words", str(told[0])
     if len(told) >= LEAST and told[0] > 0 and len(set(told)) == 1:
         yield 1, "losses that change from step to step", f"{told[0]} in all of {len(told)}"
-    if not _coarse(told) and (found := copied(told)):
+    if not coarse(told) and (found := copied(told)):
         yield found[0], "losses of its own", f"{STRETCH} as from step {found[1]}"
 
 
@@ -47,7 +47,7 @@ def _blind(case: Mapping[str, Any]) -> bool:
     return bool(case["weights"] == "random" and case["packing"] == "none" and case["data"] != "internevo-dummy")
 
 
-def _coarse(losses: Sequence[float]) -> bool:
+def coarse(losses: Sequence[float]) -> bool:
     """Whether most losses have few digits, so that stretches may occur again."""
     return 2 * sum(_short(value) for value in losses) >= len(losses)
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from decimal import Context, Decimal
 from fractions import Fraction
 
-from verify import flop
+from verify import flop, step_losses
 from verify.metrics import Case, Metric, Series, Window, mean, over, points
-from verify.plausibility import Traits, Work
+from verify.plausibility import Traits, Work, outcome
 from verify.scoring.formulas import loss_variance
 from verify.steps import Measured, loss, tokens_of
 
@@ -23,6 +23,8 @@ TRIMMED_STEPS = 10_000  # an exact mean of more rates takes minutes; the rule is
 CURVE_STEPS = 101  # steps 0 to 100, as the published curves
 VARIANCE_STEPS = 100  # of them F10 takes steps 0 to 99 (ruling 8)
 LARGEST_LOSS = 100  # nats: e^100 is no perplexity that anybody asks for
+OUTCOME_STEPS = 16
+SIZES = ("architecture", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "ffn_size", "vocab_size")
 DECIMAL = Context(prec=40)
 
 
@@ -120,7 +122,19 @@ def traits(case: Case, measured: Measured) -> Traits:
     done = Work(operations, case["dtype"], sum(times_ns), case["cards"])
     ranks = {number: rank.digest.hexdigest() for number, rank in measured.ranks.items()}
     busy_ns, span_ns = sum(times_ns) + measured.evaluated_ns, measured.ranks[0].ended_ns - measured.begin_ns
-    return Traits({"step": times_ns}, ranks, done, busy_ns, span_ns, frozenset(measured.devices))
+    return Traits({"step": times_ns}, ranks, done, busy_ns, span_ns, frozenset(measured.devices), _outcomes(case, measured))
+
+
+def _outcomes(case: Case, measured: Measured) -> dict[str, str]:
+    """A digest of the first losses, with what cannot but change them: no other case has them to the last digit."""
+    losses = measured.steps.loss_dp_mean[:OUTCOME_STEPS]
+    digest = None if step_losses.coarse(losses) else outcome(losses)
+    if digest is None:
+        return {}
+    sizes = "-".join(str(case["model"][name]) for name in SIZES)
+    seed = f", seed {case['seed']}" if case["weights"] == "random" else ""
+    data = ", ".join(sorted(str(sha256)[:12] for _, sha256, _ in measured.facts))
+    return {digest: f"losses of {sizes}{seed}, batches of {case['global_batch']}, data {data}"}
 
 
 def series(case: Case, measured: Measured) -> dict[str, Series]:

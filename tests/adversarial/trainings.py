@@ -132,3 +132,39 @@ tuned(
 tuned("evaluation", "held-out batches left out", lambda ranks: [event.update(tokens=16) for e in ranks for event in of("evaluation", e)])
 tuned("evaluation", "a held-out loss told twice by one rank", told_twice)
 tuned("adapter", "a rank that trains nothing", lambda ranks: ranks[1].remove(of("adapter", ranks[1])[0]))
+
+
+def borrowed(bench: Bench) -> None:
+    """Fine-tuning tells the losses of pre-training, which had another seed."""
+    with_case(bench)
+    for place in (bench.plan.document["cases"][-1], bench.handed[TUNE]["case"]):
+        place.update(seed=8)
+        place.pop("targets")
+    for case in (PRETRAIN, TUNE):
+        for document in (*bench.plan.document["cases"], bench.handed[case]["case"]):
+            if document["id"] == case:
+                document["measured_steps"] = 15
+                document.pop("evaluation", None)
+    for events in bench.events[TUNE].values():
+        of("model", events)[0]["seed"] = 8
+        events[:] = [event for event in events if event["e"] != "evaluation"]
+    for case in (PRETRAIN, TUNE):
+        for rank, events in enumerate(bench.events[case].values()):
+            lengthened(events, rank)
+
+
+def lengthened(events: list[Event], rank: int) -> None:
+    """Sixteen steps with losses of many digits."""
+    first, place = of("step", events)[0], events.index(of("step", events)[0])
+    kept = [event for event in events if event["e"] != "step"]
+    made = []
+    for number in range(16):
+        begin, loss = 1_000_000 + number * 3_000_000, 4.1 - number / 30
+        t, phase = begin + 1_000_000 * (rank + 1), "measured" if number else "warmup"
+        made.append(first | {"t": t, "step": number, "phase": phase, "begin_ns": begin, "loss": loss, "loss_dp_mean": loss})
+    for behind, event in enumerate(kept[-2:], start=1):
+        event["t"] = made[-1]["t"] + behind
+    events[:] = [*kept[:place], *made, *kept[place:]]
+
+
+add("cases.copied", "sealed", "losses of a training with another seed", borrowed)
