@@ -112,6 +112,7 @@ def test_metrics_worked_out_by_hand(tmp_path: Path) -> None:
     assert {name: metric.value for name, metric in train.metrics.items()} == {
         "tgs": Fraction(64 * 3 * 1000, 6 * 2),
         "tgs_real": Fraction(60 * 3 * 1000, 6 * 2),
+        "memory_gb": Fraction(1),
         "step_time_mean_s": Fraction(2, 1000),
         "loss_first": Fraction(31, 8),
         "loss_last": Fraction(29, 8),
