@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from kit import plan, record, runkey, seal
 from kit.worker import inside
 from kit.worker.record import Recorder
+from verify import flop
 from verify.generation import requests as requests_of
 from verify.metrics.text_generation import kv_bytes_per_token
 from verify.strict import canonical
@@ -76,12 +77,13 @@ def source(steps: int, ranks: int, rounds: int) -> dict[str, Any]:
 
 def _start(recorder: Recorder, case: Case) -> None:
     recorder.event("environment", 10, python="3.11", torch="none", device="cpu", device_name="synthetic", packages={})
-    recorder.event("model", 20, parameters=1000, weights="random", weights_sha256=None, seed=case["seed"], dtype=case["dtype"])
+    count = flop.parameters(case["model"])
+    recorder.event("model", 20, parameters=count, weights="random", weights_sha256=None, seed=case["seed"], dtype=case["dtype"])
 
 
 def training(recorder: Recorder, case: Case, rank: int, losses: array[float]) -> int:
     """Every step of one rank, 30 s of synthetic time each; returns the number of events."""
-    rng = Random(rank)
+    rng, norms = Random(rank), Random(-1)  # every rank works out one norm
     _start(recorder, case)
     recorder.event("data", 30, source=case["data"], sha256="0" * 64, tokens=1_115_394)
     tokens = case["micro_batch"] * case["model"]["sequence_length"]
@@ -90,10 +92,11 @@ def training(recorder: Recorder, case: Case, rank: int, losses: array[float]) ->
         recorder.event(
             "step", begin + 29_000_000_000 + rng.randrange(900_000_000), step=number,
             phase="warmup" if number < case["warmup_steps"] else "measured", begin_ns=begin, loss=loss * (0.999 + 0.002 * rng.random()),
-            loss_dp_mean=loss, tokens=tokens, real_tokens=tokens, grad_norm=0.1 + rng.random(), loss_scale=None, skipped=False,
+            loss_dp_mean=loss, tokens=tokens, real_tokens=tokens, grad_norm=0.1 + norms.random(), loss_scale=None, skipped=False,
         )  # fmt: skip
+    recorder.event("memory", 30_000_000_000 * (len(losses) + 1), peak_bytes=1)
     recorder.event("case_end", 30_000_000_000 * (len(losses) + 1), state="done", reason=None)
-    return len(losses) + 5
+    return len(losses) + 6
 
 
 def serving(recorder: Recorder, case: Case) -> int:
@@ -175,7 +178,7 @@ def build(folder: Path, size_bytes: int, ranks: int = 32, share: float = SERVING
     made = plan.resolve(source(steps, ranks, rounds), "bench/synthetic.py")
     run = folder / "synthetic-synthetic-20261124T000000Z-abcdef"
     rng, log = Random(0), _open(run, made)
-    losses = array("d", [2 + rng.random() for _ in range(steps)])
+    losses = array("d", [2 + rng.random() + 8 * 0.9**step for step in range(steps)])  # from random weights on
     try:
         count = sum(_case(log, case, losses) for case in made.cases)
         seal.seal(run, made, log, KEY)
