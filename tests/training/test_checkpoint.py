@@ -308,13 +308,18 @@ def test_what_deepspeed_makes_of_another_training_is_one_line(error: Exception, 
     assert str(caught.value) == OTHERS[error]
 
 
-def test_a_machine_that_fails_is_no_bad_checkpoint(tmp_path: Path) -> None:
+FAILING = [torch.OutOfMemoryError("no room"), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 8 bytes")]
+
+
+@pytest.mark.parametrize("error", FAILING, ids=lambda error: type(error).__name__)
+def test_a_machine_that_fails_is_no_bad_checkpoint(error: Exception, tmp_path: Path) -> None:
     def load_checkpoint(folder: str, tag: str) -> None:
-        raise torch.OutOfMemoryError("no room")
+        raise error
 
     engine = SimpleNamespace(checkpoint_engine=None, device=formats.HOST, load_checkpoint=load_checkpoint)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(type(error)) as caught:
         formats._load_deepspeed(engine, made(), tmp_path, False)
+    assert caught.value is error
 
 
 def test_a_device_without_room_for_a_second_copy_leaves_it_on_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

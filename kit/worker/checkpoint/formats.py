@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from .. import device
 from . import direct, store, torchfiles
 from .state import State, Tensors
 
@@ -24,7 +25,7 @@ STREAMS = 8
 NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8"}
 TAG = "state"
 HOST = torch.device("cpu")
-MACHINE = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))  # what no other checkpoint would mend
+DEVICE_FAULT = getattr(torch, "AcceleratorError", torch.OutOfMemoryError)  # older torch has none of its own
 SHARED = "mp_rank"  # begin of DeepSpeed's files that every rank of a replica reads: through the page cache the disk gives them once
 
 
@@ -227,9 +228,9 @@ def _load_deepspeed(engine: Any, state: State, folder: Path, past_cache: bool) -
     try:
         with _our_files(engine, past_cache=past_cache):
             path, _ = engine.load_checkpoint(str(folder), tag=TAG)
-    except MACHINE:
-        raise
     except (torchfiles.Damaged, RuntimeError, OSError) as error:
+        if device.out_of_memory(error) or isinstance(error, DEVICE_FAULT):
+            raise  # no other checkpoint would mend that
         raise store.BadCheckpoint(f"{folder.name} cannot be read: {_why(error)}; use an older one") from None
     except torchfiles.FAULTS as error:
         why = f"{type(error).__name__}: {_why(error)}"
