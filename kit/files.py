@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -39,7 +40,7 @@ def writable(path: Path, what: str, next_step: str) -> Path:
     elif not folder.is_dir():
         why = "its folder does not exist"
     elif not os.access(path if path.exists() else folder, os.W_OK):
-        why = os.strerror(13)
+        why = os.strerror(errno.EACCES)
     if why:
         raise KitError(f"{what} cannot be written", where=str(path), why=why, next_step=next_step)
     return path
