@@ -13,6 +13,7 @@ from verify.findings import Refused, Unchecked
 from verify.plausibility import seen
 
 STDOUT = "-"
+NO_ACCESS = os.strerror(errno.EACCES)
 MAX_COSIGNED_BYTES = 64 * 2**20
 HELP = "name a file that can be read and a folder that can be written"
 
@@ -36,7 +37,7 @@ def sealed(path: Path, what: str, next_step: str) -> None:
         why = f"expected {bad.finding.expected}, found {bad.finding.found}"
         raise Unchecked(f"not a {what}", where=str(path), why=why, next_step=next_step) from None
     except (OSError, Unchecked) as fault:
-        why = getattr(fault, "strerror", None) or os.strerror(errno.EACCES)
+        why = getattr(fault, "strerror", None) or NO_ACCESS
         raise Unchecked(f"{what} cannot be read", where=str(path), why=why, next_step=next_step) from None
 
 
@@ -52,7 +53,7 @@ def target(text: str | None, folders: Sequence[Path]) -> Path | None:
     if path.is_dir():
         raise Unchecked("--json names a folder", where=str(path), next_step="name a file in it")
     if not os.access(path if path.exists() else path.resolve().parent, os.W_OK):
-        raise Unchecked("--json cannot be written", where=str(path), why=os.strerror(errno.EACCES), next_step="name a file that you may write")
+        raise Unchecked("--json cannot be written", where=str(path), why=NO_ACCESS, next_step="name a file that you may write")
     return path
 
 
@@ -92,4 +93,4 @@ def index(path: Path | None) -> None:
         return
     seen.read(path)
     if not os.access(path, os.W_OK):
-        raise Unchecked("index of seen runs cannot be written", where=str(path), why=os.strerror(errno.EACCES), next_step="check its mode")
+        raise Unchecked("index of seen runs cannot be written", where=str(path), why=NO_ACCESS, next_step="check its mode")
